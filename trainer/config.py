@@ -1,0 +1,58 @@
+"""``TrialConfig``: one point of the search space, as plain data.
+
+It is the only thing that crosses from the driver to a worker: no model, no Trainer, no
+tensor is ever pickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class TrialConfig:
+    """What one trial trains.
+
+    Attributes:
+        number: the trial's number in the study, from 0.
+        task: peft's task type, e.g. ``CAUSAL_LM``.
+        lora: fields of peft's ``LoraConfig``; ``target_modules`` may name a preset.
+        train: fields of transformers' ``TrainingArguments``; ``max_steps`` is the horizon,
+            in optimizer steps.
+        rungs: optimizer steps after which the trial is evaluated, ascending; the last one is
+            the horizon.
+        baseline: whether this is the default configuration that every search is held against.
+        params: the sampler's own parameters, by name; empty for a baseline outside the space.
+    """
+
+    number: int
+    task: str
+    lora: Mapping[str, Any]
+    train: Mapping[str, Any]
+    rungs: tuple[int, ...]
+    baseline: bool = False
+    params: Mapping[str, Any] | None = None
+
+    @property
+    def max_steps(self) -> int:
+        """The horizon, in optimizer steps."""
+        return int(self.train["max_steps"])
+
+    def digest(self) -> str:
+        """A hash of what is trained: equal for two trials exactly if they are duplicates."""
+        body = {"task": self.task, "lora": dict(self.lora), "train": dict(self.train)}
+        text = json.dumps(body, sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data, from which ``from_dict`` makes an equal config."""
+        return {**asdict(self), "rungs": list(self.rungs)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> TrialConfig:
+        """The inverse of ``to_dict``."""
+        return cls(**{**data, "rungs": tuple(data["rungs"])})

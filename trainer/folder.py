@@ -1,0 +1,202 @@
+"""Every path in a run folder, and the one way to write there: aside, then rename.
+
+::
+
+    RUN/
+      space.yaml            the resolved space
+      run.json              versions, data fingerprint, command, start
+      study.db              the Optuna study (SQLite); the truth about which trials exist
+      base.json             the untouched base model's score
+      data/                 tokenized splits (Arrow)
+      trials/0007/          metrics.jsonl, result.json, adapter/
+      leaderboard.{csv,json,md}
+      ray/                  Ray Tune's experiment state
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from .errors import TrialError
+from .result import BaseScore, TrialResult
+
+
+def write_text(path: Path, text: str) -> None:
+    """Put ``text`` at ``path`` so that a reader sees the old file or the new, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, data: object) -> None:
+    """``write_text`` of indented JSON."""
+    write_text(path, json.dumps(data, indent=2) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The JSON at ``path``.
+
+    Raises:
+        TrialError: it is missing or no JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise TrialError(f"{path}: cannot be read: {error}") from error
+
+
+def replace_folder(new: Path, target: Path) -> None:
+    """Put the finished folder ``new`` in ``target``'s place."""
+    old = target.with_name(f".{target.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        target.rename(old)
+    new.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class TrialFolder:
+    """The folder of one trial."""
+
+    root: Path
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object a line: a training log or an evaluation, with its step."""
+        return self.root / "metrics.jsonl"
+
+    @property
+    def result(self) -> Path:
+        """The ``TrialResult``; its state is final once the trial has ended."""
+        return self.root / "result.json"
+
+    @property
+    def adapter(self) -> Path:
+        """The adapter of the best evaluation, as peft saves it."""
+        return self.root / "adapter"
+
+    @property
+    def scratch(self) -> Path:
+        """Where the Trainer may write; nothing in it is kept."""
+        return self.root / ".scratch"
+
+    def append_metrics(self, row: Mapping[str, Any]) -> None:
+        """Add one line to ``metrics``."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        with self.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def write_result(self, result: TrialResult) -> None:
+        """Replace ``result``."""
+        write_json(self.result, result.to_dict())
+
+    def clear(self) -> None:
+        """Empty the folder, for a trial that starts over."""
+        shutil.rmtree(self.root, ignore_errors=True)
+        self.root.mkdir(parents=True, exist_ok=True)
+
+    def drop_adapter(self) -> None:
+        """Free the disk that the weights take; scores and metrics stay."""
+        shutil.rmtree(self.adapter, ignore_errors=True)
+        shutil.rmtree(self.scratch, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of one search."""
+
+    root: Path
+
+    @classmethod
+    def open(cls, path: Path | str) -> RunFolder:
+        """The run at ``path``.
+
+        Raises:
+            TrialError: there is no run.
+        """
+        run = cls(Path(path).expanduser().resolve())
+        if not run.space.is_file():
+            raise TrialError(f"{path}: no run folder (it has no space.yaml)")
+        return run
+
+    @property
+    def name(self) -> str:
+        """The folder's own name; trackers group by it."""
+        return self.root.name
+
+    @property
+    def space(self) -> Path:
+        """The resolved space, every default written out."""
+        return self.root / "space.yaml"
+
+    @property
+    def about(self) -> Path:
+        """Versions, data fingerprint, command and start of the run."""
+        return self.root / "run.json"
+
+    @property
+    def study(self) -> Path:
+        """The Optuna study's SQLite file."""
+        return self.root / "study.db"
+
+    @property
+    def base(self) -> Path:
+        """The base model's score."""
+        return self.root / "base.json"
+
+    @property
+    def data(self) -> Path:
+        """Tokenized splits."""
+        return self.root / "data"
+
+    @property
+    def ray(self) -> Path:
+        """Ray Tune's experiment state."""
+        return self.root / "ray"
+
+    @property
+    def trials(self) -> Path:
+        """Parent of the trials' folders."""
+        return self.root / "trials"
+
+    def trial(self, number: int) -> TrialFolder:
+        """The folder of trial ``number``."""
+        return TrialFolder(self.trials / f"{number:04d}")
+
+    def leaderboard(self, suffix: str) -> Path:
+        """The leaderboard file: ``csv``, ``json`` or ``md``."""
+        return self.root / f"leaderboard.{suffix}"
+
+    def results(self) -> Iterator[TrialResult]:
+        """Every trial's result, by number."""
+        for path in sorted(self.trials.glob("*/result.json")):
+            yield TrialResult.from_dict(read_json(path))
+
+    def write_base(self, score: BaseScore) -> None:
+        """Keep the base model's score."""
+        write_json(self.base, asdict(score))
+
+    def read_base(self) -> BaseScore | None:
+        """The base model's score, None if it was never taken."""
+        return BaseScore(**read_json(self.base)) if self.base.is_file() else None
+
+    def read_about(self) -> dict[str, Any]:
+        """What ``about`` holds."""
+        return dict(read_json(self.about))

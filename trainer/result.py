@@ -1,0 +1,169 @@
+"""What came of a trial: ``TrialState``, ``Evaluation`` and ``TrialResult``.
+
+These are plain data on disk and between processes. ``reports/`` reads them without knowing
+how trials are run.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+
+class TrialState(enum.StrEnum):
+    """How far a trial came."""
+
+    RUNNING = "RUNNING"
+    COMPLETE = "COMPLETE"
+    """Reached its horizon, or its own early-stopping rule."""
+    PRUNED = "PRUNED"
+    """Stopped by the scheduler because it fell behind."""
+    DIVERGED = "DIVERGED"
+    """Its loss became NaN or infinite."""
+    OUT_OF_MEMORY = "OUT_OF_MEMORY"
+    FAILED = "FAILED"
+    """An exception; the result carries the traceback."""
+    LOST = "LOST"
+    """Its worker died."""
+
+    @property
+    def ranked(self) -> bool:
+        """Whether a trial in this state has a place in the ranking."""
+        return self in (TrialState.COMPLETE, TrialState.PRUNED)
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing more will come of the trial."""
+        return self is not TrialState.RUNNING
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One pass over the validation rows.
+
+    Attributes:
+        step: optimizer steps taken before it.
+        eval_loss: mean negative log-likelihood of a supervised token, in nats; for sequence
+            classification, the mean cross-entropy of a row.
+        seconds: since the trial began.
+    """
+
+    step: int
+    eval_loss: float
+    seconds: float
+
+    @property
+    def perplexity(self) -> float:
+        """``exp(eval_loss)``; infinite where that overflows."""
+        return perplexity(self.eval_loss)
+
+
+def perplexity(loss: float) -> float:
+    """``exp(loss)`` of a mean token loss in nats; infinite where that overflows."""
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return math.inf
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """What is known of a trial, while it runs and after.
+
+    A trial's score is its best evaluation, and its adapter is the one saved at that
+    evaluation (``best_step``): the two never part.
+
+    Attributes:
+        number: the trial's number in the study.
+        state: see ``TrialState``.
+        config: ``TrialConfig.to_dict()``.
+        score: the lowest ``eval_loss`` so far, None before the first evaluation.
+        best_step: the optimizer step of that evaluation.
+        step: optimizer steps taken.
+        evaluations: every evaluation, in order.
+        trainable_parameters: of the adapter (and of modules_to_save).
+        total_parameters: of base and adapter; 4-bit weights counted one by one.
+        tokens: attended (not padding) input tokens trained on.
+        seconds: since the trial began, evaluations included.
+        tokens_per_second: ``tokens`` over the seconds spent in training steps.
+        peak_memory_bytes: peak resident memory of the worker process during the trial.
+        gpu_memory_bytes: peak memory that torch reserved on the GPU; None without one.
+        gpu_utilization: mean utilization of the GPU in percent (NVML); None without one.
+        stopped_early: whether the trial's own early-stopping rule ended it.
+        error: traceback of a trial that failed.
+    """
+
+    number: int
+    state: TrialState
+    config: Mapping[str, Any]
+    score: float | None = None
+    best_step: int | None = None
+    step: int = 0
+    evaluations: tuple[Evaluation, ...] = ()
+    trainable_parameters: int = 0
+    total_parameters: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    tokens_per_second: float | None = None
+    peak_memory_bytes: int | None = None
+    gpu_memory_bytes: int | None = None
+    gpu_utilization: float | None = None
+    stopped_early: bool = False
+    error: str | None = None
+
+    @property
+    def name(self) -> str:
+        """``trial-0007``: what tables, folders and trackers call it."""
+        return trial_name(self.number)
+
+    @property
+    def baseline(self) -> bool:
+        """Whether this is the default configuration that the search is held against."""
+        return bool(self.config.get("baseline"))
+
+    def ended(self, state: TrialState, error: str | None = None) -> TrialResult:
+        """This result in its final state."""
+        return replace(self, state=state, error=error)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data, from which ``from_dict`` makes an equal result."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> TrialResult:
+        """The inverse of ``to_dict``; keys that this version does not know are passed over."""
+        known = {field.name for field in fields(cls)}
+        values = {key: value for key, value in data.items() if key in known}
+        values["state"] = TrialState(values["state"])
+        values["evaluations"] = tuple(Evaluation(**item) for item in values["evaluations"])
+        return cls(**values)
+
+
+def trial_name(number: int) -> str:
+    """``trial-0007`` for 7."""
+    return f"trial-{number:04d}"
+
+
+@dataclass(frozen=True)
+class BaseScore:
+    """The untouched base model on the same validation rows: what a trial must beat.
+
+    Attributes:
+        eval_loss: as in ``Evaluation``.
+        rows: validation rows scored.
+        tokens: supervised tokens in them (rows, for classification).
+        seconds: the scoring took.
+    """
+
+    eval_loss: float
+    rows: int
+    tokens: int
+    seconds: float
+
+    @property
+    def perplexity(self) -> float:
+        """``exp(eval_loss)``."""
+        return perplexity(self.eval_loss)

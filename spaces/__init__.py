@@ -1,0 +1,60 @@
+"""What a user writes: the schema of a space file, its loader and the ready-made files.
+
+    space = load_space("llama", ["search.trials=8"])
+    config = space.sample(lambda name, domain: ...)
+
+A space file holds the blocks `model`, `data`, `lora`, `train`, `search` and, if wanted,
+`resources` and `tracking`; any value in `lora` and `train` may be a search domain. Nothing here
+imports torch, transformers, peft, optuna or ray: a space is checked in a fraction of a second.
+"""
+
+from .blocks import (
+    AshaScheduler,
+    DataBlock,
+    Limits,
+    LoraBlock,
+    ModelBlock,
+    ResourcesBlock,
+    SearchBlock,
+    TrainBlock,
+    WandbTracking,
+)
+from .domains import Choice, Constant, Domain, FloatRange, IntRange, Label, Option, Ratio
+from .errors import MISSING, Fault, SpaceError
+from .loader import dump_space, load_space, packaged_spaces
+from .rules import TARGET_PRESETS
+from .sampling import Parameter, Sample, Suggest
+from .schema import json_schema
+from .space import Space
+
+__all__ = [
+    "MISSING",
+    "TARGET_PRESETS",
+    "AshaScheduler",
+    "Choice",
+    "Constant",
+    "DataBlock",
+    "Domain",
+    "Fault",
+    "FloatRange",
+    "IntRange",
+    "Label",
+    "Limits",
+    "LoraBlock",
+    "ModelBlock",
+    "Option",
+    "Parameter",
+    "Ratio",
+    "ResourcesBlock",
+    "Sample",
+    "SearchBlock",
+    "Space",
+    "SpaceError",
+    "Suggest",
+    "TrainBlock",
+    "WandbTracking",
+    "dump_space",
+    "json_schema",
+    "load_space",
+    "packaged_spaces",
+]

@@ -1,0 +1,197 @@
+"""The blocks of a space file and what each of their keys means.
+
+`model`, `data`, `search`, `resources` and `tracking` have fixed keys; `lora` and `train` hold
+whatever keys peft and transformers know, each a constant or a domain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, TypeAlias, cast
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+
+from .domains import Value
+
+Name: TypeAlias = Annotated[str, Field(min_length=1)]
+Count: TypeAlias = Annotated[int, Field(ge=1)]
+Share: TypeAlias = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Block(BaseModel):
+    """A block of fixed keys; strict, so that `"8"` is no number and an unknown key no key."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True
+    )
+
+
+class ModelBlock(Block):
+    """The base model and how it is loaded."""
+
+    name: Name
+    """Hub id, local folder, *.gguf file, or `package:DIST/path` inside a Python package."""
+    offline: Name | None = None
+    """Another source of a model, used when the hub cannot be reached."""
+    task: Literal["CAUSAL_LM", "SEQ_2_SEQ_LM", "SEQ_CLS"] = "CAUSAL_LM"
+    """Kind of model, in peft's words."""
+    quantization: Literal["none", "nf4"] = "nf4"
+    """`nf4` keeps the frozen base in 4 bits (QLoRA); `none` in `dtype`."""
+    double_quant: bool = True
+    """Quantize the quantization constants too: about 0.4 bits less a weight."""
+    dtype: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
+    """Precision of the computation; `auto` takes the best that the device has."""
+    attn_implementation: Name | None = None
+    """As transformers' from_pretrained takes it, e.g. sdpa."""
+    revision: Name | None = None
+    """Branch, tag or commit on the hub."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the model. Only for models you trust."""
+    num_labels: Annotated[int, Field(ge=2)] | None = None
+    """Number of classes (SEQ_CLS only); null counts those of the data."""
+
+
+class Limits(Block):
+    """At most so many rows of each split; null takes all."""
+
+    train: Count | None = None
+    """Rows to train on."""
+    validation: Count | None = None
+    """Rows that trials are compared on."""
+    test: Count | None = None
+    """Rows that only the best trials are scored on."""
+
+
+class DataBlock(Block):
+    """The data and how it becomes examples."""
+
+    train: Name
+    """Hub id, jsonl, csv or parquet file, folder, `package:DIST/path`, `builtin:extraction`."""
+    validation: Annotated[float, Field(gt=0, lt=1)] | Name = 0.1
+    """Share split off the training rows, or a source of its own."""
+    test: Share | Name = 0.1
+    """Share split off the training rows (0 for none), or a source of its own."""
+    format: Literal["instruction", "classification"] = "instruction"
+    """`instruction` trains on the response only; `classification` needs model.task SEQ_CLS."""
+    template: Name | None = None
+    """Prompt with {instruction} and optionally {input}; null takes the built-in one."""
+    fields: dict[str, Name] = Field(default_factory=dict)
+    """Column of each role: instruction, input, response; or text, label."""
+    max_length: Annotated[int, Field(ge=8)] = 512
+    """Tokens of an example at most, prompt and response together."""
+    limit: Limits = Field(default_factory=Limits)
+    """At most so many rows of each split."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of the split."""
+
+
+class AshaScheduler(Block):
+    """Asynchronous successive halving (https://arxiv.org/abs/1810.05934)."""
+
+    grace_steps: Count | None = None
+    """First rung, in optimizer steps; null takes max_steps // reduction_factor ** 2."""
+    reduction_factor: Annotated[int, Field(ge=2)] = 3
+    """One trial of so many goes on from a rung to the next."""
+
+
+class WandbTracking(Block):
+    """Weights & Biases: one run a trial, grouped by search."""
+
+    project: Name = "tune-lora"
+    """Project that the runs go to."""
+    entity: Name | None = None
+    """User or team; null takes the default of the account."""
+    mode: Literal["auto", "online", "offline"] = "auto"
+    """`auto` is online if the account is logged in and the service can be reached."""
+
+
+def _unwrap(word: str) -> Any:
+    """A validator that reads `none`, the bare word, or `{word: {...}}`."""
+
+    def unwrap(value: Any) -> Any:
+        if value is None or value == "none":
+            return None
+        if value == word:
+            return {}
+        if isinstance(value, dict) and set(value) == {word}:
+            return {} if value[word] is None else value[word]
+        if isinstance(value, Block):
+            return value
+        expected = f"'{word}', 'none'"
+        raise PydanticCustomError("literal_error", "unknown", {"expected": expected})
+
+    return BeforeValidator(unwrap)
+
+
+Scheduler: TypeAlias = Annotated[AshaScheduler | None, _unwrap("asha")]
+Tracking: TypeAlias = Annotated[WandbTracking | None, _unwrap("wandb")]
+
+
+class SearchBlock(Block):
+    """How many trials, and how they are drawn and stopped."""
+
+    trials: Count = 16
+    """Trials in all, the baseline included."""
+    metric: Literal["eval_loss"] = "eval_loss"
+    """What trials are ranked by; lower is better."""
+    sampler: Literal["tpe", "random"] = "tpe"
+    """`tpe` learns from the trials so far; `random` does not."""
+    scheduler: Scheduler = Field(default_factory=AshaScheduler)
+    """`asha` stops poor trials at rungs; `none` trains each to max_steps."""
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
+    """Seed of the sampler."""
+    time_limit_minutes: Annotated[float, Field(gt=0)] | None = None
+    """Start no trial, and end the search, after so many minutes."""
+    keep_adapters: Count = 3
+    """How many of the best trials keep their weights."""
+    baseline: bool = True
+    """Run a published default configuration as trial 0, to have something to beat."""
+
+
+class ResourcesBlock(Block):
+    """What each trial gets of the machine."""
+
+    workers: Count | Literal["auto"] = "auto"
+    """Trials at a time; `auto` fits them to the devices and their memory."""
+    threads: Count | Literal["auto"] = "auto"
+    """CPU threads a worker; `auto` shares the cores out."""
+    gpus_per_trial: Annotated[float, Field(gt=0)] = 1.0
+    """GPUs a trial on a machine that has any; 0.5 puts two trials on one."""
+
+
+@dataclass(frozen=True)
+class ValueBlock:
+    """A block whose keys are another library's fields.
+
+    Attributes:
+        values: Constants and domains by field name, the schema's defaults filled in.
+    """
+
+    values: Mapping[str, Value] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Value:
+        return self.values[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.values
+
+    def get(self, name: str, default: Value = None) -> Value:
+        """The value of a field, or `default` if neither file nor schema gives one."""
+        return self.values.get(name, default)
+
+
+@dataclass(frozen=True)
+class LoraBlock(ValueBlock):
+    """Fields of peft's LoraConfig; `target_modules` may name a preset."""
+
+
+@dataclass(frozen=True)
+class TrainBlock(ValueBlock):
+    """Fields of transformers' TrainingArguments, and the early-stopping keys."""
+
+    @property
+    def max_steps(self) -> int:
+        """The horizon of every trial, in optimizer steps."""
+        return cast(int, self.values["max_steps"])

@@ -1,0 +1,152 @@
+"""Checks that take more than one key: ratios, conditional values, rungs, formats, templates."""
+
+from __future__ import annotations
+
+import math
+import string
+from collections.abc import Collection, Iterator, Mapping
+from itertools import product
+from typing import Final
+
+from .blocks import DataBlock, ModelBlock, SearchBlock
+from .domains import Choice, Ratio, Value, numbers
+from .errors import MISSING, FaultLog, KeyPath
+from .nearest import nearest
+from .rules import BOUNDS
+from .sampling import conditional, finish
+
+ROLES: Final = {
+    "instruction": ("instruction", "input", "response"),
+    "classification": ("text", "label"),
+}
+
+
+def check_values(values: Mapping[str, Value], failed: Collection[str], log: FaultLog) -> None:
+    """Check conditional values and ratios.
+
+    Args:
+        values: Of both blocks, by dotted key.
+        failed: Keys that are given but already have faults of their own.
+        log: Receives the faults.
+    """
+    _check_conditions(values, log)
+    variants: dict[str, list[Value]] = {key: [value] for key, value in values.items()}
+    for _, _, name, value in _given(values):
+        variants.setdefault(name, []).append(value)
+    for key, value in values.items():
+        if isinstance(value, Ratio):
+            _check_ratio(key, value, _path(key), variants, values, failed, log)
+    for owner, index, key, value in _given(values):
+        if isinstance(value, Ratio):
+            path = (*_path(owner), "choice", index, "with", key)
+            _check_ratio(key, value, path, variants, values, failed, log)
+
+
+def check_data(data: DataBlock, log: FaultLog) -> None:
+    """Check roles, template and the shares of the splits."""
+    roles = ROLES[data.format]
+    for role in data.fields:
+        if role not in roles:
+            rule = f"unknown role: data of format {data.format} has {', '.join(roles)}"
+            log.add(("data", "fields", role), data.fields[role], rule, nearest(role, roles))
+    if data.template is not None:
+        _check_template(data, log)
+    shares = [part for part in (data.validation, data.test) if isinstance(part, float | int)]
+    if len(shares) == 2 and sum(shares) >= 1:
+        rule = f"must leave rows to train on: with data.test = {data.test} nothing is left"
+        log.add(("data", "validation"), data.validation, rule)
+
+
+def check_task(model: ModelBlock, data: DataBlock, log: FaultLog) -> None:
+    """Check that the data's format suits the model's task."""
+    classifies = model.task == "SEQ_CLS"
+    if (data.format == "classification") != classifies:
+        wanted = "classification" if classifies else "instruction"
+        log.add(("data", "format"), data.format, f"must be {wanted} for model.task {model.task}")
+    if model.num_labels is not None and not classifies:
+        log.add(("model", "num_labels"), model.num_labels, "is for model.task SEQ_CLS only")
+
+
+def check_rungs(search: SearchBlock, max_steps: object, log: FaultLog) -> None:
+    """Check that the first rung is not past the horizon."""
+    grace = search.scheduler.grace_steps if search.scheduler else None
+    if grace is not None and isinstance(max_steps, int) and grace > max_steps:
+        rule = f"must be at most train.max_steps, which is {max_steps}"
+        log.add(("search", "scheduler", "asha", "grace_steps"), grace, rule)
+
+
+def _path(key: str) -> KeyPath:
+    return tuple(key.split(".", 1))
+
+
+def _given(values: Mapping[str, Value]) -> Iterator[tuple[str, int, str, Value]]:
+    """Owner, option's index, key and value of every value that an option brings."""
+    for owner, choice in values.items():
+        if isinstance(choice, Choice):
+            for index, option in enumerate(choice.options):
+                for key, value in option.given.items():
+                    yield owner, index, key, value
+
+
+def _check_conditions(values: Mapping[str, Value], log: FaultLog) -> None:
+    owners: dict[str, str] = {}
+    for owner, index, key, _ in _given(values):
+        path = (*_path(owner), "choice", index, "with", key)
+        if conditional(values.get(key)):
+            log.add(path, MISSING, f"cannot be given here: options of {key} have a with themselves")
+        if owners.setdefault(key, owner) != owner:
+            rule = f"is given by {owners[key]} too: only one choice may decide it"
+            log.add(path, MISSING, rule)
+
+
+def _check_ratio(
+    key: str,
+    ratio: Ratio,
+    path: KeyPath,
+    variants: Mapping[str, list[Value]],
+    values: Mapping[str, Value],
+    failed: Collection[str],
+    log: FaultLog,
+) -> None:
+    here = (*path, "ratio_of")
+    if ratio.of in failed:
+        return
+    if ratio.of not in values or ratio.of == key:
+        others = [name for name in values if name != key]
+        rule = "names no other key that has a value in every trial"
+        log.add(here, ratio.of, rule, nearest(ratio.of, others))
+        return
+    try:
+        scales = [number for value in variants[ratio.of] for number in numbers(value)]
+    except ValueError as error:
+        log.add(here, ratio.of, f"{ratio.of} {error}")
+        return
+    bounds = BOUNDS.get(key)
+    for scale, factor in product(scales, numbers(ratio.domain)):
+        result = finish(key, scale * factor)
+        if not math.isfinite(result):
+            log.add(path, MISSING, f"is too large for {ratio.of} = {scale:g}")
+            return
+        if bounds and not bounds.holds(result):
+            rule = f"{bounds.describe()}, but is {result:g} for {ratio.of} = {scale:g}"
+            log.add(path, MISSING, rule)
+            return
+
+
+def _check_template(data: DataBlock, log: FaultLog) -> None:
+    path = ("data", "template")
+    try:
+        parts = list(string.Formatter().parse(data.template or ""))
+    except ValueError as error:
+        log.add(path, data.template, f"is not a template: {error}; write {{{{ for a brace")
+        return
+    names = {name for _, name, _, _ in parts if name is not None}
+    if data.format == "classification":
+        log.add(path, data.template, "is for data.format instruction only")
+        return
+    if unknown := sorted(names - {"instruction", "input"}):
+        log.add(path, data.template, f"may hold {{instruction}} and {{input}}, not {unknown}")
+    if "instruction" not in names:
+        log.add(path, data.template, "must hold {instruction}")
+    if any(spec or conversion for _, _, spec, conversion in parts):
+        log.add(path, data.template, "takes {instruction} and {input} as they stand, unformatted")

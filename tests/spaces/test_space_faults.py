@@ -1,0 +1,222 @@
+"""What a user is told of a space that cannot be used."""
+
+import pickle
+from collections.abc import Callable
+
+import pytest
+from tune_lora.spaces import MISSING, Fault, Space, SpaceError
+
+Faults = Callable[..., tuple[Fault, ...]]
+
+
+def only(found: tuple[Fault, ...]) -> Fault:
+    assert len(found) == 1, [str(fault) for fault in found]
+    return found[0]
+
+
+def test_all_faults_at_once_in_the_order_of_the_file(faults: Faults) -> None:
+    found = faults("lora:\n  rr: 8\n  lora_dropout: 1.0\ntrain:\n  max_steps: 0\nsearc: {}")
+    assert [(fault.line, fault.path) for fault in found] == [
+        (4, "lora.rr"),
+        (5, "lora.lora_dropout"),
+        (7, "train.max_steps"),
+        (8, "searc"),
+    ]
+
+
+def test_text_of_a_fault(faults: Faults) -> None:
+    fault = only(faults("lora: {rr: 8}"))
+    assert str(fault).endswith("mine.yaml:3: lora.rr = 8: unknown key; did you mean lora.r?")
+
+
+def test_fault_of_an_override_names_the_command_line(faults: Faults) -> None:
+    fault = only(faults("lora: {r: 8}", "lora.r=0"))
+    assert (fault.source, fault.line) == ("command line", None)
+    assert str(fault) == "command line: lora.r = 0: must be at least 1"
+
+
+def test_fault_below_an_override_names_the_command_line_too(faults: Faults) -> None:
+    fault = only(faults("", "lora.r={choice: [8, 0]}"))
+    assert (fault.path, fault.source) == ("lora.r.choice.1", "command line")
+
+
+@pytest.mark.parametrize("override", ["search.trials", "=3", "search..trials=3", "", ".=1"])
+def test_malformed_override(faults: Faults, override: str) -> None:
+    fault = only(faults("", override))
+    assert fault.source == "command line"
+    assert "key.path=value" in fault.rule
+
+
+def test_override_that_is_not_yaml(faults: Faults) -> None:
+    assert "not YAML" in only(faults("", "lora.r=[1")).rule
+
+
+@pytest.mark.parametrize(
+    ("text", "suggestion"),
+    [
+        ("train: {r: 8}", "lora.r"),
+        ("lora: {learning_rate: 1.0}", "train.learning_rate"),
+        ("train: {lr: 1.0}", "train.learning_rate"),
+        ("train: {learning-rate: 1.0}", "train.learning_rate"),
+        ("lora: {targets: qv}", "lora.target_modules"),
+        ("search: {n_trials: 3}", "search.trials"),
+        ("search: {max_steps: 3}", "train.max_steps"),
+        ("search: {scheduler: {asha: {grace: 3}}}", "search.scheduler.asha.grace_steps"),
+        ("data: {limit: {trian: 3}, train: d}", "data.limit.train"),
+        ("learning_rate: 1.0", "train.learning_rate"),
+        ("serach: {}", "search"),
+        ("tracking: {wandb: {projet: x}}", "tracking.wandb.project"),
+    ],
+)
+def test_unknown_key_names_what_was_meant(faults: Faults, text: str, suggestion: str) -> None:
+    head = "model: {name: m}\n" + ("" if text.startswith("data") else "data: {train: d}\n")
+    fault = only(faults(head + text, whole=True))
+    assert fault.suggestions[0] == suggestion
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "word"),
+    [
+        ("lora: {task_type: CAUSAL_LM}", "lora.task_type", "model.task"),
+        ("lora: {revision: main}", "lora.revision", "model.revision"),
+        ("train: {num_train_epochs: 3}", "train.num_train_epochs", "same horizon"),
+        ("train: {report_to: wandb}", "train.report_to", "tracking"),
+        ("train: {save_steps: 3}", "train.save_steps", "rungs"),
+        ("train: {eval_strategy: steps}", "train.eval_strategy", "train.eval_steps"),
+        ("train: {hub_model_id: x}", "train.hub_model_id", "push"),
+        ("train: {warmup_ratio: 0.1}", "train.warmup_ratio", "warmup_steps"),
+        ("train: {metric_for_best_model: f1}", "train.metric_for_best_model", "search.metric"),
+    ],
+)
+def test_reserved_key_says_why_and_what_instead(
+    faults: Faults, text: str, path: str, word: str
+) -> None:
+    fault = only(faults(text))
+    assert fault.path == path
+    assert word in fault.rule
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "rule"),
+    [
+        ("lora: {r: 8.0}", "lora.r", "must be a whole number"),
+        ("lora: {r: true}", "lora.r", "must be a whole number"),
+        ("lora: {r: '8'}", "lora.r", "must be a whole number"),
+        ("lora: {lora_alpha: 0}", "lora.lora_alpha", "must be above 0"),
+        ("lora: {lora_dropout: 1}", "lora.lora_dropout", "must be at least 0 and below 1"),
+        ("lora: {bias: some}", "lora.bias", "must be one of none, all, lora_only"),
+        ("train: {learning_rate: 0.0}", "train.learning_rate", "must be above 0"),
+        ("train: {optim: adam}", "train.optim", "adamw_torch"),
+        ("train: {seed: 5000000000}", "train.seed", "at most"),
+        ("train: {eval_steps: 0.5}", "train.eval_steps", "whole number or null"),
+        ("train: {early_stopping_patience: 0}", "train.early_stopping_patience", "at least 1"),
+        ("search: {trials: 0}", "search.trials", "must be at least 1"),
+        ("search: {trials: '8'}", "search.trials", "must be a whole number"),
+        ("search: {metric: f1}", "search.metric", "must be eval_loss"),
+        ("search: {scheduler: hyperband}", "search.scheduler", "must be one of asha, none"),
+        (
+            "search: {scheduler: {asha: {reduction_factor: 1}}}",
+            "search.scheduler.asha.reduction_factor",
+            "at least 2",
+        ),
+        (
+            "search: {scheduler: {asha: {grace_steps: 201}}}",
+            "search.scheduler.asha.grace_steps",
+            "at most train.max_steps, which is 200",
+        ),
+        ("resources: {workers: 0}", "resources.workers", "at least 1"),
+        ("resources: {workers: many}", "resources.workers", "whole number or auto"),
+        ("resources: {gpus_per_trial: 0}", "resources.gpus_per_trial", "above 0"),
+        ("resources: 4", "resources", "must be a mapping"),
+        ("lora: [r, 8]", "lora", "must be a mapping"),
+        ("tracking: {wandb: {mode: of}}", "tracking.wandb.mode", "auto, online, offline"),
+    ],
+)
+def test_values_out_of_bounds(faults: Faults, text: str, path: str, rule: str) -> None:
+    fault = only(faults(text))
+    assert fault.path == path
+    assert rule in fault.rule
+
+
+@pytest.mark.parametrize(
+    ("data", "path", "rule"),
+    [
+        ("validation: 0.0", "data.validation", "above 0"),
+        ("validation: 1.0", "data.validation", "below 1"),
+        ("validation: 0.5, test: 0.5", "data.validation", "rows to train on"),
+        ("max_length: 7", "data.max_length", "at least 8"),
+        ("limit: {train: 0}", "data.limit.train", "at least 1"),
+        ("fields: {txt: a}", "data.fields.txt", "instruction, input, response"),
+        ("fields: {input: 3}", "data.fields.input", "a string"),
+        ("template: 'Q: {input}'", "data.template", "must hold {instruction}"),
+        ("template: '{instruction} {x}'", "data.template", "not ['x']"),
+        ("template: '{instruction'", "data.template", "is not a template"),
+        ("template: '{instruction!r}'", "data.template", "unformatted"),
+        ("format: classification", "data.format", "must be instruction for model.task CAUSAL_LM"),
+    ],
+)
+def test_data_faults(faults: Faults, data: str, path: str, rule: str) -> None:
+    text = f"model: {{name: m}}\ndata: {{train: d, {data}}}"
+    fault = only(faults(text, whole=True))
+    assert fault.path == path
+    assert rule in fault.rule
+
+
+def test_shares_of_own_sources_need_not_leave_rows(load: Callable[..., Space]) -> None:
+    text = "model: {name: m}\ndata: {train: d, validation: 0.9, test: t.jsonl}"
+    assert load(text, whole=True).data.test == "t.jsonl"
+
+
+def test_task_and_format_must_agree(faults: Faults, load: Callable[..., Space]) -> None:
+    text = "model: {name: m, task: SEQ_CLS}\ndata: {train: d}"
+    assert only(faults(text, whole=True)).path == "data.format"
+    found = load(text, "data.format=classification", "model.num_labels=3", whole=True)
+    assert found.model.num_labels == 3
+    assert only(faults("", "model.num_labels=3")).path == "model.num_labels"
+
+
+def test_missing_required_keys(faults: Faults) -> None:
+    found = faults("lora: {r: 8}", whole=True)
+    assert [(fault.path, fault.rule) for fault in found] == [
+        ("model.name", "is required"),
+        ("data.train", "is required"),
+    ]
+    assert found[0].value is MISSING
+
+
+@pytest.mark.parametrize(
+    ("value", "suggestions"),
+    [
+        ("atention", ("attention",)),
+        ("all_linear", ("all-linear",)),
+        ("All-Linear", ("all-linear",)),
+        ("[]", ("qv", "attention", "mlp", "all-linear")),
+        ("'('", ()),
+        ("[1]", ()),
+        ("''", ("qv", "attention", "mlp", "all-linear")),
+    ],
+)
+def test_target_modules_faults(faults: Faults, value: str, suggestions: tuple[str, ...]) -> None:
+    fault = only(faults(f"lora: {{target_modules: {value}}}"))
+    assert fault.suggestions == suggestions
+
+
+@pytest.mark.parametrize(
+    "value", ["qv", "[q_proj]", "'.*attn.*(q|v)_proj'", "c_attn", "dense", "attn.c_proj", "null"]
+)
+def test_target_modules_that_may_be_meant(load: Callable[..., Space], value: str) -> None:
+    load(f"lora: {{target_modules: {value}}}")
+
+
+def test_single_serves_other_rooms_and_errors_cross_processes() -> None:
+    error = SpaceError.single("model.name", "x", "is not there", ["y"])
+    assert str(error) == "model.name = x: is not there; did you mean y?"
+    assert isinstance(error, ValueError)
+    assert pickle.loads(pickle.dumps(error)).faults == error.faults
+
+
+def test_terminal_is_safe_from_what_a_file_holds(faults: Faults) -> None:
+    text = str(only(faults('lora: {bias: "\\e[31m\\n' + "x" * 500 + '"}')))
+    assert "\x1b" not in text
+    assert "\n" not in text
+    assert len(text) < 250

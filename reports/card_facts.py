@@ -1,0 +1,99 @@
+"""``CardFacts``: what a model card says, as plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+AUTO_CLASSES = {
+    "CAUSAL_LM": "AutoModelForCausalLM",
+    "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM",
+    "SEQ_CLS": "AutoModelForSequenceClassification",
+}
+"""Name of transformers' class for each of peft's task types."""
+
+_QUANTIZATIONS = ("none", "nf4")
+
+
+@dataclass(frozen=True)
+class CardScores:
+    """Losses on the validation rows, in nats; None for what was not measured.
+
+    Attributes:
+        eval_loss: the trial's best evaluation, of which this is the adapter.
+        step: its optimizer step.
+        horizon: optimizer steps that the trial was planned for.
+        reloaded: scored again from the exported files.
+        merged: scored after the adapter was added into the base weights.
+        base: of the untouched base model.
+        default: of the default configuration.
+    """
+
+    eval_loss: float
+    step: int | None = None
+    horizon: int | None = None
+    reloaded: float | None = None
+    merged: float | None = None
+    base: float | None = None
+    default: float | None = None
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """All that a card says, as plain data.
+
+    Attributes:
+        name: hub id or folder of the adapter, as code should load it.
+        base_model: hub id or folder of the base model, as code should load it.
+        task: peft's task type: CAUSAL_LM, SEQ_2_SEQ_LM or SEQ_CLS.
+        scores: see ``CardScores``.
+        quantization: of the base during training: ``none`` or ``nf4``.
+        double_quant: whether nf4's own constants were quantized too.
+        dtype: ``fp32``, ``fp16`` or ``bf16``; anything else loads as ``auto``.
+        merged: whether the merged model was exported too.
+        merged_name: hub id or folder of the merged model, as code should load it; by default
+            ``merged`` under ``name``.
+        lora: fields of peft's ``LoraConfig``.
+        train: fields of transformers' ``TrainingArguments``.
+        data: ``source``, ``fingerprint`` and ``stats`` (by split), as in ``run.json``.
+        versions: by distribution.
+        search: how it was found, by heading; ``name`` is the search's.
+        labels: class names in order, for SEQ_CLS.
+        prompt: what the code to load it runs the model on.
+        homepage: where the word tune-lora links to; no link if empty.
+
+    Raises:
+        ValueError: an unknown task or quantization.
+    """
+
+    name: str
+    base_model: str
+    task: str
+    scores: CardScores
+    quantization: str = "none"
+    double_quant: bool = True
+    dtype: str = "auto"
+    merged: bool = False
+    merged_name: str = ""
+    lora: Mapping[str, Any] = field(default_factory=dict)
+    train: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    search: Mapping[str, Any] = field(default_factory=dict)
+    labels: tuple[str, ...] = ()
+    prompt: str = "Hello"
+    homepage: str = ""
+
+    @property
+    def merged_source(self) -> str:
+        """``merged_name``, or its default."""
+        return self.merged_name or f"{self.name.rstrip('/')}/merged"
+
+    def __post_init__(self) -> None:
+        for key, value, valid in (
+            ("task", self.task, tuple(AUTO_CLASSES)),
+            ("quantization", self.quantization, _QUANTIZATIONS),
+        ):
+            if value not in valid:
+                raise ValueError(f"{key}: {value!r}: must be one of {', '.join(valid)}")

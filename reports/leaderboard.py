@@ -1,0 +1,159 @@
+"""The ranking of a run's trials, and the joint ranking of several runs.
+
+Lower loss is better. COMPLETE and PRUNED trials are ranked together, each by its best
+evaluation; of equal scores, the one with fewer trainable parameters comes first. The base model
+stands among them, without a rank, at the place of its loss: what is below it, tuning made worse.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ..trainer.folder import RunFolder
+from ..trainer.result import TrialState
+from .rows import SHOWN_ALWAYS, Kind, Row, base_row, shown_names, shown_params, trial_row
+
+__all__ = ["Kind", "Leaderboard", "Row", "build", "merge"]
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """Ranked rows, in the order in which every format shows them.
+
+    Attributes:
+        name: of the run; of several, joined by `` + ``.
+        metric: what ``eval_loss`` was called in the space.
+        rows: those with a score by loss, then RUNNING trials, then the rest with their reasons.
+        about: the run's ``run.json``; of several, ``{"runs": {name: run.json}}``.
+        runs: names of the runs.
+        warnings: what a reader must know before comparing rows.
+    """
+
+    name: str
+    metric: str
+    rows: tuple[Row, ...]
+    about: Mapping[str, Any] = field(default_factory=dict)
+    runs: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def best(self) -> Row | None:
+        """The row of rank 1, which may be the default configuration; None if none is ranked."""
+        return next((row for row in self.rows if row.rank == 1), None)
+
+    @property
+    def default(self) -> Row | None:
+        """The default configuration; of several runs, that of the best row's run."""
+        return self._held_against("default")
+
+    @property
+    def base(self) -> Row | None:
+        """The untouched base model; of several runs, that of the best row's run."""
+        return self._held_against("base")
+
+    @property
+    def param_names(self) -> tuple[str, ...]:
+        """Names of the hyperparameters in the rows' ``params``, in the order of columns."""
+        searched = (name for row in self.rows for name in row.params)
+        return tuple(dict.fromkeys((*SHOWN_ALWAYS, *searched)))
+
+    def _held_against(self, kind: Kind) -> Row | None:
+        best = self.best
+        rows = [row for row in self.rows if row.kind == kind]
+        same_run = [row for row in rows if best is not None and row.run == best.run]
+        return next(iter(same_run), None) if best is not None else next(iter(rows), None)
+
+
+def build(run: RunFolder) -> Leaderboard:
+    """Rank what a run folder holds, whether or not its search has ended.
+
+    Raises:
+        TrialError: a file in it cannot be read.
+    """
+    base = run.read_base()
+    about = run.read_about() if run.about.is_file() else {}
+    rows = [] if base is None else [base_row(base, run.name)]
+    for result in run.results():
+        kept = run.trial(result.number).adapter.is_dir()
+        rows.append(trial_row(result, base, run.name, kept))
+    metric = str(about.get("metric", "eval_loss"))
+    return Leaderboard(run.name, metric, _ranked(rows), about, (run.name,))
+
+
+def merge(boards: Sequence[Leaderboard]) -> Leaderboard:
+    """Rank the trials of several runs together; each run's base and default rows stay.
+
+    Args:
+        boards: from ``build``; runs of the same name are told apart by a number.
+
+    Returns:
+        A board whose ``warnings`` say so if the runs' data differ or are not known to be equal.
+
+    Raises:
+        ValueError: no boards.
+    """
+    if not boards:
+        raise ValueError("merge: give at least one leaderboard")
+    names = _distinct([board.name for board in boards])
+    rows = [
+        replace(row, run=name)
+        for name, board in zip(names, boards, strict=True)
+        for row in board.rows
+    ]
+    warning = _data_warning(dict(zip(names, (_fingerprint(b.about) for b in boards), strict=True)))
+    kept = [text for board in boards for text in board.warnings]
+    return Leaderboard(
+        name=" + ".join(names),
+        metric=boards[0].metric,
+        rows=_ranked(rows),
+        about={"runs": {n: dict(b.about) for n, b in zip(names, boards, strict=True)}},
+        runs=names,
+        warnings=(*kept, *([warning] if warning else [])),
+    )
+
+
+def _ranked(rows: Iterable[Row]) -> tuple[Row, ...]:
+    ordered = sorted(rows, key=_order)
+    names = shown_names(ordered)
+    places = iter(range(1, len(ordered) + 1))
+    return tuple(
+        replace(row, rank=next(places) if row.rankable else None, params=shown_params(row, names))
+        for row in ordered
+    )
+
+
+def _order(row: Row) -> tuple[float, ...]:
+    number = -1 if row.trial is None else row.trial
+    if row.eval_loss is not None and (row.kind == "base" or row.rankable):
+        size = row.trainable_parameters
+        # On a tie the base model comes last: a trial is not behind what it equals.
+        return (0, row.eval_loss, row.kind == "base", math.inf if size is None else size, number)
+    return (1 if row.state == TrialState.RUNNING else 2, number)
+
+
+def _distinct(names: Iterable[str]) -> tuple[str, ...]:
+    seen: Counter[str] = Counter()
+    made: list[str] = []
+    for name in names:
+        seen[name] += 1
+        made.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return tuple(made)
+
+
+def _fingerprint(about: Mapping[str, Any]) -> str | None:
+    data = about.get("data")
+    found = data.get("fingerprint") if isinstance(data, Mapping) else None
+    return None if found is None else str(found)
+
+
+def _data_warning(fingerprints: Mapping[str, str | None]) -> str | None:
+    found = set(fingerprints.values())
+    if len(fingerprints) == 1 or (len(found) == 1 and None not in found):
+        return None
+    each = ", ".join(f"{name}: {(mark or 'unknown')[:12]}" for name, mark in fingerprints.items())
+    known = "differ" if len(found - {None}) > 1 else "are not known to be equal"
+    return f"the runs' data {known} (fingerprints {each}): their losses do not compare"

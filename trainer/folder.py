@@ -136,6 +136,11 @@ class RunFolder:
             raise TrialError(f"{path}: no run folder (it has no space.yaml)")
         return run
 
+    def discard_bare(self) -> None:
+        """Remove the folder if nothing but the space has come into it yet."""
+        if [path.name for path in self.root.iterdir()] == [self.space.name]:
+            shutil.rmtree(self.root)
+
     @property
     def name(self) -> str:
         """The folder's own name; trackers group by it."""

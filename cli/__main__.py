@@ -1,0 +1,5 @@
+"""``python -m tune_lora.cli``."""
+
+from . import main
+
+main()

@@ -1,0 +1,102 @@
+"""``tune-lora search``: run a search."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+_EPILOG = """\b
+Examples:
+  tune-lora search llama
+  tune-lora search spaces/llama.yaml search.trials=20 data.train=mine.jsonl
+  tune-lora search llama --resume runs/llama-20260101-120000"""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command("search", epilog=_EPILOG)(search)
+
+
+def search(
+    space: Annotated[str, typer.Argument(help="A space file, or the name of a packaged space.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE...", help="In place of the file's.")
+    ] = None,
+    run: Annotated[
+        Path | None, typer.Option(help="Folder for the run; by default runs/SPACE-DATE-TIME.")
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Go on with an interrupted run.")
+    ] = None,
+    local: Annotated[
+        bool,
+        typer.Option(
+            "--local",
+            help="One trial after another in this process, without Ray and early stopping, "
+            "for debugging.",
+        ),
+    ] = False,
+) -> None:
+    """Search a space: train its trials, stop those that fall behind, rank the rest."""
+    from ..spaces import load_space
+
+    loaded = load_space(space, overrides or [])
+    if run is not None and resume is not None:
+        raise typer.BadParameter("give --run for a new run or --resume for an old one, not both")
+
+    from rich.console import Console
+
+    console = Console()
+    from ..search import driver
+
+    if resume is not None:
+        folder = driver.resumed_run(loaded, resume)
+    else:
+        stamp = time.strftime("%Y%m%d-%H%M%S")
+        folder = driver.new_run(loaded, run or Path("runs") / f"{loaded.name}-{stamp}")
+    outcome = driver.run_search(loaded, folder, console, local=local)
+    again = ["tune-lora", "search", space, *(overrides or []), *(["--local"] if local else [])]
+    _show(outcome, console, again)
+
+
+def _show(outcome: object, console: object, again: list[str]) -> None:
+    from rich.console import Console
+
+    from ..reports import terminal_table, verdict
+    from ..search.driver import SearchOutcome
+
+    assert isinstance(outcome, SearchOutcome)
+    assert isinstance(console, Console)
+    console.print()
+    console.print(terminal_table(outcome.board, console.width))
+    console.print(verdict(outcome.board), markup=False, highlight=False)
+    root = _short(outcome.run.root)
+    if outcome.reason is not None:
+        console.print(
+            f"\nStopped: {outcome.reason}. What was won is kept in {root}\n"
+            f"Go on with:  {shlex.join([*again, '--resume', root])}",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+        raise typer.Exit(130 if outcome.reason == "interrupted" else 0)
+    if outcome.board.best is None:
+        console.print(f"\nNo trial ended with a score; see {root}/trials", markup=False)
+        raise typer.Exit(1)
+    console.print(
+        f"\nLeaderboard: {root}/leaderboard.md (.csv, .json)\n"
+        f"Export it:   tune-lora export {root} --to best-adapter",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _short(path: Path) -> str:
+    """The path as the user would type it here."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

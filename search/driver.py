@@ -1,0 +1,269 @@
+"""A whole search: preflight, run folder, engine, leaderboard."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import shlex
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from ..reports import leaderboard, render
+from ..spaces import Space, SpaceError, dump_space, load_space
+from ..trainer.errors import TrialError
+from ..trainer.folder import RunFolder, write_json, write_text
+from ..trainer.tracking import WandbSettings, require_wandb
+from .ledger import Ledger
+from .live import make_display
+from .preflight import Preflight, preflight
+from .resources import Allocation, allocate, visible_cores
+from .study import Study
+
+logger = logging.getLogger(__name__)
+
+_VERSIONED = (
+    "tune-lora",
+    "torch",
+    "transformers",
+    "peft",
+    "bitsandbytes",
+    "accelerate",
+    "datasets",
+    "optuna",
+    "ray",
+)
+
+
+@dataclass(frozen=True)
+class SearchOutcome:
+    """How a search ended.
+
+    Attributes:
+        run: its folder.
+        board: the leaderboard as it stands.
+        reason: why it ended before its trials were done; None if they are done.
+    """
+
+    run: RunFolder
+    board: leaderboard.Leaderboard
+    reason: str | None
+
+
+class StopSignal:
+    """Why the search should stop, if it should: Ctrl-C or the time limit."""
+
+    def __init__(self, minutes: float | None) -> None:
+        self._deadline = None if minutes is None else time.monotonic() + 60 * minutes
+        self.reason: str | None = None
+
+    def __call__(self) -> bool:
+        """Whether to stop."""
+        if self.reason is None and self._deadline is not None and time.monotonic() > self._deadline:
+            self.reason = "the time limit (search.time_limit_minutes) is reached"
+        return self.reason is not None
+
+    @contextmanager
+    def catching_interrupts(self, closing: Callable[[], None]) -> Iterator[None]:
+        """The first Ctrl-C stops the search cleanly, a second one at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = signal.getsignal(signal.SIGINT)
+
+        def interrupt(*_: Any) -> None:
+            self.reason = "interrupted"
+            closing()
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+        signal.signal(signal.SIGINT, interrupt)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+
+def new_run(space: Space, root: Path) -> RunFolder:
+    """A fresh run folder at ``root``.
+
+    Raises:
+        TrialError: there is something already, or it cannot be made.
+    """
+    if root.is_dir() and any(root.iterdir()):
+        raise TrialError(f"{root}: is not empty; give another --run, or --resume it")
+    run = RunFolder(root.resolve())
+    try:
+        write_text(run.space, dump_space(space))
+    except OSError as error:
+        raise TrialError(f"{root}: cannot be made: {error}") from error
+    return run
+
+
+def resumed_run(space: Space, root: Path) -> RunFolder:
+    """The run folder of an interrupted search of the same space.
+
+    Raises:
+        TrialError: there is none.
+        SpaceError: it was made from another space.
+    """
+    run = RunFolder.open(root)
+    before = load_space(run.space)
+    changed = _differences(before.resolved(), space.resolved())
+    for key in changed:
+        if key not in ("search.trials", "search.time_limit_minutes", "search.keep_adapters"):
+            old, new = changed[key]
+            rule = f"the run was begun with {old!r}; only the budget may change on --resume"
+            raise SpaceError.single(key, new, rule)
+    write_text(run.space, dump_space(space))
+    return run
+
+
+def _differences(old: Any, new: Any, path: str = "") -> dict[str, tuple[Any, Any]]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        found: dict[str, tuple[Any, Any]] = {}
+        for key in sorted({*old, *new}):
+            below = f"{path}.{key}" if path else str(key)
+            found |= _differences(old.get(key), new.get(key), below)
+        return found
+    return {} if old == new or path == "name" else {path: (old, new)}
+
+
+def run_search(space: Space, run: RunFolder, console: Console, *, local: bool) -> SearchOutcome:
+    """Run ``space``'s trials, or those that are left, and rank them.
+
+    Args:
+        space: validated.
+        run: from ``new_run`` or ``resumed_run``.
+        console: where the course is shown.
+        local: one trial after another in this process, instead of Ray.
+
+    Raises:
+        SpaceError: the space does not fit the model, the data or the machine.
+        TrialError: the model cannot be read.
+    """
+    console.print(f"run folder: {run.root}", highlight=False, soft_wrap=True)
+    try:
+        tracking = _tracking(space, run)
+        cores = visible_cores()
+        allocation = Allocation(1, cores, 0) if local else allocate(space, cores, _count_gpus())
+        ready = preflight(space)
+    except (SpaceError, TrialError):
+        run.discard_bare()
+        raise
+    ready.data.save(run.data)
+    _write_about(space, run, ready)
+    _say_plan(space, ready, allocation, console)
+    stop = StopSignal(space.search.time_limit_minutes)
+    ledger = Ledger(space, run, Study(space, run.study, run.name))
+    _restore(ledger)
+
+    def close() -> None:
+        ledger.closed = True
+
+    display = make_display(space, ledger.results, console)
+    ledger.watchers.append(display.update)
+    with stop.catching_interrupts(close), display:
+        _fit(ledger, ready, tracking, allocation, stop, local=local)
+    board = leaderboard.build(run)
+    render.write(run, board)
+    return SearchOutcome(run, board, stop.reason)
+
+
+def _fit(
+    ledger: Ledger,
+    ready: Preflight,
+    tracking: WandbSettings | None,
+    allocation: Allocation,
+    stop: StopSignal,
+    *,
+    local: bool,
+) -> None:
+    if local:
+        from .local import fit_local
+
+        fit_local(ledger, ready.spec, ready.data, tracking, stop)
+        return
+    from . import ray_tune
+
+    def stopping() -> bool:
+        # What ends once the search is being stopped is no outcome of the trial itself.
+        if stop():
+            ledger.closed = True
+        return stop()
+
+    ray_tune.start_ray(allocation)
+    try:
+        ray_tune.fit(ledger, ready.spec.to_dict(), tracking, allocation, stopping)
+    finally:
+        ray_tune.stop_ray()
+
+
+def _restore(ledger: Ledger) -> None:
+    """Take in what an earlier part of this search has left."""
+    for result in ledger.run.results():
+        if result.state.finished:
+            ledger.results[result.number] = result
+
+
+def _count_gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def _tracking(space: Space, run: RunFolder) -> WandbSettings | None:
+    wanted = space.tracking
+    if wanted is None:
+        return None
+    require_wandb()
+    return WandbSettings(
+        wanted.project, wanted.entity, wanted.mode, group=run.name, folder=str(run.root)
+    )
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that a trial's numbers depend on."""
+    return {"python": platform.python_version()} | {
+        name: metadata.version(name) for name in _VERSIONED
+    }
+
+
+def _write_about(space: Space, run: RunFolder, ready: Preflight) -> None:
+    about = {
+        "space": space.name,
+        "command": shlex.join(["tune-lora", *sys.argv[1:]]),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "model": ready.spec.to_dict(),
+        "data": {
+            "source": space.data.train,
+            "fingerprint": ready.data.fingerprint,
+            "stats": ready.data.stats,
+        },
+        "versions": versions(),
+    }
+    write_json(run.about, about)
+
+
+def _say_plan(space: Space, ready: Preflight, allocation: Allocation, console: Console) -> None:
+    stats = ready.data.stats
+    rows = ", ".join(f"{stats[split]['rows']} {split}" for split in ("train", "validation", "test"))
+    share = stats["train"]["supervised"] / max(1, stats["train"]["tokens"])
+    search = space.search
+    scheduler = "no early stopping" if search.scheduler is None else "ASHA"
+    rungs = ", ".join(map(str, space.rungs()))
+    lines = [
+        f"model:  {ready.spec.name} ({space.model.quantization}, {space.model.task})",
+        f"data:   {space.data.train}: {rows} rows; {share:.0%} of training tokens supervised",
+        f"search: {search.trials} trials of {space.rungs()[-1]} steps, {search.sampler} sampler, "
+        f"{scheduler}, evaluated at {rungs}; {allocation}",
+    ]
+    console.print("\n".join(lines), highlight=False, soft_wrap=True, markup=False)

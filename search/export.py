@@ -1,0 +1,146 @@
+"""The winner of a run, out of its folder: adapter, tokenizer, merged model, model card."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..reports import CardFacts, CardScores, Leaderboard, Row, build, model_card
+from ..spaces import Space, load_space
+from ..trainer.data import TokenizedData
+from ..trainer.errors import TrialError
+from ..trainer.export import Recipe, Rescore, export_adapter, sample_prompt
+from ..trainer.folder import RunFolder, write_text
+from ..trainer.result import TrialState, trial_name
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was exported.
+
+    Attributes:
+        row: the trial, as the leaderboard shows it.
+        rescore: losses of the exported files.
+    """
+
+    row: Row
+    rescore: Rescore
+
+
+def export_trial(run: RunFolder, target: Path, trial: int | None, *, merge: bool) -> Exported:
+    """Export a trial's adapter, by default the best one's; see ``export_adapter``.
+
+    Raises:
+        TrialError: there is no such trial, it has no score, or its weights are gone; or
+            ``target`` is not empty.
+    """
+    board = build(run)
+    row = choose(board, trial)
+    space = load_space(run.space)
+    data = TokenizedData.load(run.data)
+    recipe = Recipe(space.model, space.data.template, data.labels)
+    number = row.trial
+    assert number is not None
+
+    def finish(folder: Path, scores: Rescore) -> None:
+        prompt = sample_prompt(folder, data, space.model.task)
+        facts = _facts(space, board, row, scores, target.name, data.labels, prompt)
+        write_text(folder / "README.md", model_card(facts))
+
+    rescore = export_adapter(
+        run.trial(number).adapter,
+        target,
+        recipe,
+        data,
+        batch_size=int(row.settings["per_device_eval_batch_size"]),
+        merge=merge,
+        finish=finish,
+    )
+    return Exported(row, rescore)
+
+
+def choose(board: Leaderboard, trial: int | None) -> Row:
+    """The row of trial number ``trial``, or the best one, checked to be exportable."""
+    if trial is None:
+        if board.best is None:
+            raise TrialError(f"{board.name}: no trial has a score yet, so there is none to export")
+        row = board.best
+    else:
+        found = [row for row in board.rows if row.trial == trial]
+        if not found:
+            there = sorted(row.trial for row in board.rows if row.trial is not None)
+            numbers = ", ".join(map(str, there)) or "none"
+            raise TrialError(f"{board.name}: has no trial {trial}; there are {numbers}")
+        row = found[0]
+    if not row.rankable:
+        why = f": {row.error}" if row.error else ""
+        raise TrialError(f"{row.name} is {row.state}{why}; export one that has a rank")
+    if not row.has_adapter:
+        kept = ", ".join(str(r.trial) for r in board.rows if r.has_adapter) or "none"
+        raise TrialError(
+            f"{row.name}: its weights were deleted when others came out ahead "
+            f"(search.keep_adapters); kept are those of trials {kept}"
+        )
+    return row
+
+
+def _facts(
+    space: Space,
+    board: Leaderboard,
+    row: Row,
+    scores: Rescore,
+    name: str,
+    labels: tuple[str, ...],
+    prompt: str,
+) -> CardFacts:
+    assert row.eval_loss is not None
+    about = board.about
+    lora, train = _split(space, row.settings)
+    return CardFacts(
+        name=name,
+        base_model=str(about["model"]["reference"]),
+        task=space.model.task,
+        scores=CardScores(
+            eval_loss=row.eval_loss,
+            step=row.best_step,
+            horizon=row.horizon,
+            reloaded=scores.adapter,
+            merged=scores.merged,
+            base=None if board.base is None else board.base.eval_loss,
+            default=None if board.default is None else board.default.eval_loss,
+        ),
+        quantization=space.model.quantization,
+        double_quant=space.model.double_quant,
+        dtype=space.model.dtype,
+        merged=scores.merged is not None,
+        lora=lora,
+        train=train,
+        data=about["data"],
+        versions=about["versions"],
+        search=_search(space, board, row),
+        labels=labels,
+        prompt=prompt,
+    )
+
+
+def _split(space: Space, settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    lora = {key: value for key, value in settings.items() if key in space.lora.values}
+    return lora, {key: value for key, value in settings.items() if key not in lora}
+
+
+def _search(space: Space, board: Leaderboard, row: Row) -> dict[str, Any]:
+    ended = sum(1 for r in board.rows if r.trial is not None and r.state != TrialState.RUNNING)
+    stopped = sum(1 for r in board.rows if r.state == TrialState.PRUNED)
+    assert row.trial is not None
+    return {
+        "name": board.name,
+        "model": space.model.name,
+        "trial": trial_name(row.trial),
+        "rank": row.rank,
+        "trials": f"{ended}, of which {stopped} were stopped early",
+        "sampler": space.search.sampler,
+        "scheduler": "none" if space.search.scheduler is None else "asha",
+        "metric": board.metric,
+    }

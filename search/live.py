@@ -1,0 +1,217 @@
+"""What is shown while a search runs: a table on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Protocol
+
+from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+
+from ..spaces import Space
+from ..trainer.result import TrialResult, TrialState
+
+_STYLES = {
+    TrialState.RUNNING: "cyan",
+    TrialState.COMPLETE: "green",
+    TrialState.PRUNED: "yellow",
+}
+_VISIBLE_ROWS = 24
+
+
+class Display(Protocol):
+    """Shows a search's course."""
+
+    def __enter__(self) -> Display: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+    def update(self, result: TrialResult) -> None:
+        """A trial has moved."""
+
+
+class Progress:
+    """The numbers behind both displays.
+
+    Args:
+        trials: planned.
+        horizon: optimizer steps of a whole trial.
+        known: what an earlier part of this search has ended.
+    """
+
+    def __init__(
+        self, trials: int, horizon: int, known: Mapping[int, TrialResult] | None = None
+    ) -> None:
+        self.trials, self.horizon = trials, horizon
+        self.results: dict[int, TrialResult] = dict(known or {})
+        self._earlier = len(self.results)
+        self._start = time.monotonic()
+
+    def update(self, result: TrialResult) -> None:
+        """Take in a trial's latest result."""
+        self.results[result.number] = result
+
+    @property
+    def best(self) -> TrialResult | None:
+        """The trial with the lowest score so far; one that broke is in no ranking."""
+        scored = [
+            result
+            for result in self.results.values()
+            if result.score is not None and (result.state.ranked or not result.state.finished)
+        ]
+        return min(scored, key=lambda r: r.score or 0.0, default=None)
+
+    @property
+    def ended(self) -> int:
+        """Trials that are over."""
+        return sum(result.state.finished for result in self.results.values())
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the display was made."""
+        return time.monotonic() - self._start
+
+    def eta(self) -> float | None:
+        """Seconds to the end: the pace of ended trials, and the part that running ones have done.
+
+        Returns:
+            None before a trial has ended: there is no pace yet.
+        """
+        if self.ended == self._earlier:
+            return None
+        done = sum(
+            1.0 if result.state.finished else result.step / self.horizon
+            for result in self.results.values()
+        )
+        return self.elapsed * max(0.0, self.trials - done) / (done - self._earlier)
+
+
+def clock(seconds: float) -> str:
+    """``4:07`` or ``1:02:03``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def describe(config: Mapping[str, object]) -> str:
+    """The four hyperparameters of a trial, short: ``r=16 alpha=32 attention lr=3.1e-04``."""
+    lora, train = config["lora"], config["train"]
+    assert isinstance(lora, Mapping)
+    assert isinstance(train, Mapping)
+    targets = lora["target_modules"]
+    shown = targets if isinstance(targets, str) else ",".join(targets)
+    rate = float(train["learning_rate"])
+    return f"r={lora['r']} alpha={lora['lora_alpha']:g} {shown} lr={rate:.1e}"
+
+
+class LiveTable:
+    """A table that redraws itself on a terminal."""
+
+    def __init__(self, progress: Progress, console: Console) -> None:
+        self._progress = progress
+        self._live = Live(console=console, get_renderable=self._table, refresh_per_second=2)
+
+    def __enter__(self) -> LiveTable:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._live.stop()
+
+    def update(self, result: TrialResult) -> None:
+        """A trial has moved."""
+        self._progress.update(result)
+
+    def _table(self) -> Table:
+        progress = self._progress
+        table = Table(title=self._title(), title_justify="left", box=None, pad_edge=False)
+        for heading in ("trial", "state", "configuration"):
+            table.add_column(heading)
+        for heading in ("step", "eval loss", "best"):
+            table.add_column(heading, justify="right")
+        best = progress.best
+        shown = sorted(progress.results.values(), key=lambda r: r.number)[-_VISIBLE_ROWS:]
+        for result in shown:
+            style = "bold" if best is not None and result.number == best.number else None
+            table.add_row(*self._cells(result), style=style)
+        return table
+
+    def _cells(self, result: TrialResult) -> list[str]:
+        color = _STYLES.get(result.state, "red")
+        last = f"{result.evaluations[-1].eval_loss:.4f}" if result.evaluations else "-"
+        score = f"{result.score:.4f}" if result.score is not None else "-"
+        name = "default" if result.baseline else str(result.number)
+        state = f"[{color}]{result.state}[/{color}]"
+        step = f"{result.step}/{self._progress.horizon}"
+        return [name, state, escape(describe(result.config)), step, last, score]
+
+    def _title(self) -> str:
+        progress = self._progress
+        eta = progress.eta()
+        left = clock(eta) if eta is not None else "-"
+        best = f"{progress.best.score:.4f}" if progress.best else "-"
+        return (
+            f"{progress.ended} of {progress.trials} trials ended · best eval_loss {best} · "
+            f"{clock(progress.elapsed)} elapsed · {left} to go"
+        )
+
+
+class PlainLines:
+    """One line an event, for logs and pipes."""
+
+    def __init__(self, progress: Progress, console: Console) -> None:
+        self._progress, self._console = progress, console
+
+    def __enter__(self) -> PlainLines:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        return
+
+    def update(self, result: TrialResult) -> None:
+        """A trial has moved: say how."""
+        self._progress.update(result)
+        self._console.print(self._line(result), markup=False, highlight=False, soft_wrap=True)
+
+    def _line(self, result: TrialResult) -> str:
+        progress = self._progress
+        head = f"{clock(progress.elapsed):>6}  {result.name}"
+        if result.state is TrialState.RUNNING and not result.evaluations:
+            kind = "  (the default configuration)" if result.baseline else ""
+            return f"{head}  started   {describe(result.config)}{kind}"
+        step = f"step {result.step:>3}/{progress.horizon}"
+        if result.state is TrialState.RUNNING:
+            return f"{head}  {step}  eval_loss {result.evaluations[-1].eval_loss:.4f}"
+        score = f"  eval_loss {result.score:.4f}" if result.score is not None else ""
+        best = f"  best so far {progress.best.score:.4f}" if progress.best else ""
+        eta = progress.eta()
+        left = f"  {clock(eta)} to go" if eta else ""
+        ended = f"  {progress.ended}/{progress.trials} ended"
+        return f"{head}  {step}{score}  {result.state}{best}{ended}{left}"
+
+
+def make_display(
+    space: Space, known: Mapping[int, TrialResult], console: Console
+) -> LiveTable | PlainLines:
+    """A live table on a terminal, plain lines otherwise; ``known`` trials have ended before."""
+    progress = Progress(space.search.trials, space.rungs()[-1], known)
+    return LiveTable(progress, console) if console.is_terminal else PlainLines(progress, console)

@@ -1,0 +1,50 @@
+"""The in-process driver: one trial after another, here, without Ray.
+
+For debuggers and tests. Nothing stops a trial that falls behind: that takes trials side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..trainer.base import BaseModel, BaseSpec, load_base
+from ..trainer.data import TokenizedData
+from ..trainer.run import run_trial, score_base
+from ..trainer.tracking import WandbSettings, make_tracker
+from .ledger import Ledger
+
+
+def fit_local(
+    ledger: Ledger,
+    spec: BaseSpec,
+    data: TokenizedData,
+    tracking: WandbSettings | None,
+    stop: Callable[[], bool],
+) -> None:
+    """Run the search's trials until they are done or ``stop()`` is true."""
+    base: BaseModel | None = None
+    while not stop():
+        config = ledger.next_config()
+        if config is None:
+            return
+        if base is None or base.spoiled:
+            base = load_base(spec)
+        if ledger.run.read_base() is None:
+            batch = int(config.train["per_device_eval_batch_size"])
+            ledger.run.write_base(score_base(base, data, batch))
+
+        def report(result: object) -> bool:
+            ledger.progress(result)  # type: ignore[arg-type]
+            return not stop()
+
+        result = run_trial(
+            config,
+            base,
+            data,
+            report,
+            ledger.run.trial(config.number),
+            make_tracker(tracking, config),
+        )
+        if stop():
+            ledger.closed = True
+        ledger.ended(result)

@@ -1,0 +1,209 @@
+"""The driver's side of Ray Tune: the searcher, the scheduler, the call.
+
+Everything of substance is elsewhere (``run_trial``, ``Study``, ``Ledger``); these classes only
+fit it to Ray's interfaces, so that a change of Ray's stays in here and in ``ray_worker``.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+# Ray asks for the metric in every result; a trial that failed has none.
+os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")
+# Our run folder is the record; Ray's own CSV, JSON and TensorBoard copies would double it.
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
+# SIGINT is the driver's (see driver.py): Ray's handler would stop trials as if ASHA had.
+os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
+os.environ.setdefault("TUNE_FORCE_TRIAL_CLEANUP_S", "3")
+
+import ray
+from ray import tune
+from ray.tune import RunConfig, Stopper, TuneConfig
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from ..spaces import Space
+from ..trainer.result import TrialResult, TrialState
+from .ledger import Ledger
+from .ray_worker import TrialWorker
+from .resources import Allocation, visible_cores
+
+logger = logging.getLogger(__name__)
+
+
+class StudySearcher(Searcher):  # type: ignore[misc]
+    """Ray's view of the study. It tells Optuna each trial's true state, through the ledger.
+
+    Ray's own OptunaSearch tells COMPLETE for every trial that ends, also for one that the
+    scheduler stopped, so the sampler takes a loss at step 3 for one at the horizon.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        super().__init__(metric="eval_loss", mode="min")
+        self._ledger = ledger
+        self._numbers: dict[str, int] = {}
+        self._base_scorer: str | None = None
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """The next configuration, FINISHED when there are no more."""
+        config = self._ledger.next_config()
+        if config is None:
+            return str(Searcher.FINISHED)
+        self._numbers[trial_id] = config.number
+        # One trial scores the base before it trains; if its worker dies first, the next one does.
+        score_base = self._base_scorer is None and self._ledger.run.read_base() is None
+        if score_base:
+            self._base_scorer = trial_id
+        return {"trial": json.dumps(config.to_dict()), "score_base": score_base}
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """A trial has been evaluated."""
+        self._ledger.progress(_unpack(result))
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """A trial has ended: by itself, by the scheduler, or with its worker."""
+        number = self._numbers.pop(trial_id, None)
+        if trial_id == self._base_scorer:
+            self._base_scorer = None
+        if number is None:
+            return
+        if error:
+            self._ledger.lost(number, "the worker process died")
+            return
+        # A trial's last result comes only here: Ray does not pass it to on_trial_result before.
+        last = _unpack(result) if result and "result" in result else self._ledger.results[number]
+        self._ledger.ended(last if last.state.finished else last.ended(TrialState.PRUNED))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Ray pickles its searcher for ``Tuner.restore``; here the study is the truth."""
+        return {}
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the study on disk is the truth."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: see ``save``."""
+
+
+def _unpack(result: dict[str, Any]) -> TrialResult:
+    return TrialResult.from_dict(json.loads(result["result"]))
+
+
+class Asha(AsyncHyperBandScheduler):  # type: ignore[misc]
+    """ASHA (https://arxiv.org/abs/1810.05934), which lets the baseline run to its horizon.
+
+    What tuning bought is the distance to the default configuration at the same horizon, so
+    that one is measured there, however far behind it is.
+    """
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Stop a trial that is not in the top ``1 / reduction_factor`` of its rung."""
+        action = super().on_trial_result(tune_controller, trial, result)
+        if action == TrialScheduler.STOP and result.get("baseline"):
+            return str(TrialScheduler.CONTINUE)
+        return str(action)
+
+
+def make_scheduler(space: Space) -> TrialScheduler:
+    """The scheduler that the space names."""
+    rungs = space.rungs()
+    asha = space.search.scheduler
+    if asha is None or len(rungs) < 2:
+        return FIFOScheduler()
+    return Asha(
+        time_attr="step",
+        max_t=rungs[-1],
+        grace_period=rungs[0],
+        reduction_factor=asha.reduction_factor,
+    )
+
+
+class _Until(Stopper):  # type: ignore[misc]
+    """Stops the whole search when asked to."""
+
+    def __init__(self, stop: Callable[[], bool]) -> None:
+        self._stop = stop
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self._stop()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+def start_ray(allocation: Allocation, gpus: int | None = None) -> None:
+    """Start Ray on this machine, no larger than the allocation.
+
+    Args:
+        allocation: what the search takes.
+        gpus: logical GPUs to announce in place of those that Ray finds.
+    """
+    cores = max(visible_cores(), allocation.workers * allocation.threads)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    ray.init(
+        num_cpus=cores,
+        num_gpus=gpus,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        object_store_memory=100 * 2**20,
+    )
+
+
+def stop_ray() -> None:
+    """Stop what ``start_ray`` started."""
+    ray.shutdown()
+
+
+def fit(
+    ledger: Ledger,
+    spec: dict[str, Any],
+    tracking: Any,
+    allocation: Allocation,
+    stop: Callable[[], bool],
+) -> None:
+    """Run the search until its trials are done or ``stop()`` is true. Ray must be up."""
+    context = {
+        "root": str(ledger.run.root),
+        "spec": spec,
+        "tracking": asdict(tracking) if tracking else None,
+        "threads": allocation.threads,
+    }
+    worker = tune.with_resources(
+        tune.with_parameters(TrialWorker, **context),
+        {"cpu": allocation.threads, "gpu": allocation.gpus},
+    )
+    tuner = tune.Tuner(
+        worker,
+        tune_config=TuneConfig(
+            metric="eval_loss",
+            mode="min",
+            search_alg=StudySearcher(ledger),
+            scheduler=make_scheduler(ledger.space),
+            num_samples=-1,
+            max_concurrent_trials=allocation.workers,
+            reuse_actors=True,
+            trial_name_creator=lambda trial: f"trial_{trial.trial_id}",
+            trial_dirname_creator=lambda trial: trial.trial_id,
+        ),
+        run_config=RunConfig(
+            name="ray",
+            storage_path=str(ledger.run.root),
+            stop=_Until(stop),
+            verbose=0,
+        ),
+    )
+    tuner.fit()

@@ -1,0 +1,105 @@
+"""The worker's side of Ray Tune: a process that serves one trial after another.
+
+Kept apart from the driver's side, because Ray imports this module in every worker: Optuna, the
+reports and what else the driver needs would cost each worker memory and time.
+"""
+
+from __future__ import annotations
+
+import json
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from ray import tune
+
+from ..trainer.config import TrialConfig
+from ..trainer.folder import RunFolder
+from ..trainer.result import TrialResult, TrialState
+from .stepped import SteppedTrial
+
+
+class TrialWorker(tune.Trainable):  # type: ignore[misc]
+    """A worker process. It loads the base once and serves one trial after another."""
+
+    def setup(
+        self,
+        config: dict[str, Any],
+        *,
+        root: str,
+        spec: dict[str, Any],
+        tracking: dict[str, Any] | None,
+        threads: int,
+    ) -> None:
+        """Take the first trial; nothing heavy happens before its first ``step``."""
+        self._root, self._spec, self._tracking = RunFolder.open(root), spec, tracking
+        self._threads = threads
+        self._base: Any = None
+        self._data: Any = None
+        self._trial = self._prepare(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take the next trial, once the one before has taken its adapter off the base."""
+        self._trial.stop()
+        self._trial = self._prepare(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Train to the next evaluation."""
+        result = self._trial.advance()
+        return {
+            "step": result.step,
+            "baseline": result.baseline,
+            "result": json.dumps(result.to_dict()),
+            "done": result.state.finished,
+            **(
+                {}
+                if result.score is None or not result.evaluations
+                else {"eval_loss": result.evaluations[-1].eval_loss}
+            ),
+        }
+
+    def cleanup(self) -> None:
+        """Let the running trial clean up after itself."""
+        self._trial.stop()
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Nothing: the run folder holds the adapter."""
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Nothing: see ``save_checkpoint``."""
+
+    def _prepare(self, config: dict[str, Any]) -> SteppedTrial:
+        trial = TrialConfig.from_dict(json.loads(config["trial"]))
+        return SteppedTrial(lambda report: self._run(trial, config["score_base"], report))
+
+    def _run(
+        self, config: TrialConfig, score_base: bool, report: Callable[[TrialResult], bool]
+    ) -> TrialResult:
+        try:
+            return self._train(config, score_base, report)
+        except Exception:
+            # run_trial catches what a trial does; this is the base or the data failing to load.
+            failed = TrialResult(config.number, TrialState.RUNNING, config.to_dict())
+            return failed.ended(TrialState.FAILED, traceback.format_exc())
+
+    def _train(
+        self, config: TrialConfig, score_base: bool, report: Callable[[TrialResult], bool]
+    ) -> TrialResult:
+        # torch is first imported here, in the worker, after Ray has set CUDA_VISIBLE_DEVICES.
+        import torch
+
+        from ..trainer import base, data, run, tracking
+
+        torch.set_num_threads(self._threads)
+        if self._base is None or self._base.spoiled:
+            self._base = None
+            self._base = base.load_base(base.BaseSpec.from_dict(self._spec))
+        self._data = self._data or data.TokenizedData.load(self._root.data)
+        if score_base:
+            batch = int(config.train["per_device_eval_batch_size"])
+            self._root.write_base(run.score_base(self._base, self._data, batch))
+        settings = tracking.WandbSettings(**self._tracking) if self._tracking else None
+        folder = self._root.trial(config.number)
+        tracker = tracking.make_tracker(settings, config)
+        return run.run_trial(config, self._base, self._data, report, folder, tracker)

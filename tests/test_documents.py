@@ -1,0 +1,57 @@
+"""README and docs: links lead somewhere, spaces load, commands and files exist."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+from tune_lora.spaces import load_space
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+VERBS = {path.stem for path in (ROOT / "cli").glob("*.py")} - {"__init__", "__main__"}
+
+
+def blocks(language: str) -> list[str]:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_between_files_lead_somewhere(document: Path) -> None:
+    targets = re.findall(r"\]\((?!https?:)([^)#]+)", document.read_text(encoding="utf-8"))
+    assert [target for target in targets if not (document.parent / target).exists()] == []
+
+
+@pytest.mark.parametrize("text", blocks("yaml"))
+def test_spaces_in_the_readme_load(text: str, tmp_path: Path) -> None:
+    body = {"model": {"name": "m"}, "data": {"train": "d.jsonl"}, **yaml.safe_load(text)}
+    path = tmp_path / "readme.yaml"
+    path.write_text(yaml.safe_dump(body), encoding="utf-8")
+    assert load_space(path).parameters()
+
+
+def test_commands_in_the_readme_exist() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    used = set(re.findall(r"(?:`|\$ )tune-lora ([a-z]+)", text))
+    assert used <= VERBS
+    assert used >= VERBS
+
+
+def test_overrides_in_the_readme_are_valid() -> None:
+    lines = "\n".join(blocks("console")).replace("\\\n", " ").splitlines()
+    searches = [shlex.split(line)[3:] for line in lines if line.startswith("$ tune-lora search")]
+    assert searches
+    for words in searches:
+        load_space(words[0], [word for word in words[1:] if not word.startswith("--")])
+
+
+def test_every_folder_of_the_tree_is_in_the_readme() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    folders = {
+        path.name for path in ROOT.iterdir() if path.is_dir() and (path / "__init__.py").is_file()
+    }
+    assert [name for name in folders if f"\n{name}/ " not in text] == []

@@ -1,0 +1,142 @@
+"""The recorder alone: what it keeps of a course of losses, and that trackers cannot end a trial."""
+
+import json
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_trials import go_on, make_config, stop
+from tune_lora.trainer.folder import TrialFolder
+from tune_lora.trainer.recorder import Recorder
+from tune_lora.trainer.result import TrialResult, TrialState
+
+
+class Listener:
+    """A tracker that remembers, and breaks where it is told to."""
+
+    def __init__(self, breaks: Sequence[str] = ()) -> None:
+        self.breaks, self.asked = breaks, 0
+        self.rows: list[Mapping[str, Any]] = []
+        self.results: list[TrialResult] = []
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        self.asked += 1
+        if "log" in self.breaks:
+            raise ConnectionError("no service")
+        self.rows.append(row)
+
+    def finish(self, result: TrialResult) -> None:
+        self.asked += 1
+        if "finish" in self.breaks:
+            raise ConnectionError("no service")
+        self.results.append(result)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> TrialFolder:
+    return TrialFolder(tmp_path / "trial")
+
+
+def replay(recorder: Recorder, losses: Sequence[float]) -> list[int]:
+    """Evaluate once a step until the recorder stops; the steps at which it saved."""
+    saved: list[int] = []
+    for step, loss in enumerate(losses, 1):
+        recorder.save = lambda step=step: saved.append(step)  # type: ignore[misc]
+        recorder.evaluated(step, loss)
+        if recorder.stopped:
+            break
+    return saved
+
+
+@pytest.mark.parametrize(
+    ("losses", "saved"),
+    [
+        ([3.0, 2.0, 1.0], [1, 2, 3]),
+        ([3.0, 4.0, 2.0], [1, 3]),
+        ([3.0, 4.0, 5.0], [1]),
+        ([3.0, 3.0, 3.0], [1]),
+        ([0.0, 0.1, -0.1], [1, 3]),
+    ],
+)
+def test_saves_at_each_new_best(folder: TrialFolder, losses: list[float], saved: list[int]) -> None:
+    recorder = Recorder(make_config(max_steps=3), folder, go_on)
+    assert replay(recorder, losses) == saved
+    result = recorder.finished()
+    assert (result.state, result.best_step) == (TrialState.COMPLETE, saved[-1])
+    assert result.score == losses[saved[-1] - 1] == min(losses)
+
+
+@pytest.mark.parametrize(
+    ("patience", "threshold", "losses", "steps"),
+    [
+        (1, None, [3.0, 2.0, 2.0, 1.0], 3),
+        (2, None, [3.0, 4.0, 2.0, 3.0, 3.0, 1.0], 5),
+        (2, None, [3.0, 2.9, 2.8, 2.7], 4),
+        (2, 0.5, [3.0, 2.9, 2.8, 2.7], 3),
+        (None, None, [3.0, 4.0, 5.0, 6.0], 4),
+    ],
+)
+def test_patience(
+    folder: TrialFolder,
+    patience: int | None,
+    threshold: float | None,
+    losses: list[float],
+    steps: int,
+) -> None:
+    config = make_config(
+        max_steps=9, early_stopping_patience=patience, early_stopping_threshold=threshold
+    )
+    recorder = Recorder(config, folder, go_on)
+    replay(recorder, losses)
+    result = recorder.finished()
+    assert len(result.evaluations) == steps
+    assert result.stopped_early is (steps < len(losses) or steps == 3)
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
+def test_loss_that_is_not_finite_is_neither_saved_nor_scored(
+    folder: TrialFolder, loss: float
+) -> None:
+    tracker = Listener()
+    recorder = Recorder(make_config(max_steps=3), folder, go_on, tracker)
+    assert replay(recorder, [2.0, loss, 1.0]) == [1]
+    result = recorder.finished()
+    assert (result.state, result.score, result.best_step) == (TrialState.DIVERGED, 2.0, 1)
+    assert [row["eval_loss"] for row in tracker.rows] == [2.0, None]
+    json.loads(folder.metrics.read_text().splitlines()[-1], parse_constant=pytest.fail)
+
+
+def test_error_outweighs_what_the_course_says(folder: TrialFolder) -> None:
+    recorder = Recorder(make_config(max_steps=3), folder, stop)
+    replay(recorder, [2.0])
+    assert recorder.stopped
+    result = recorder.finished(TrialState.FAILED, "Traceback")
+    assert (result.state, result.error, result.score) == (TrialState.FAILED, "Traceback", 2.0)
+
+
+def test_tracker_sees_the_lines_of_the_file_and_the_final_result(folder: TrialFolder) -> None:
+    tracker = Listener()
+    recorder = Recorder(make_config(max_steps=2), folder, go_on, tracker)
+    recorder.logged(1, {"loss": 3.0, "learning_rate": 0.1})
+    recorder.evaluated(2, 2.0)
+    result = recorder.finished()
+    assert tracker.rows == [json.loads(line) for line in folder.metrics.read_text().splitlines()]
+    assert [row["step"] for row in tracker.rows] == [1, 2]
+    assert tracker.results == [result]
+
+
+@pytest.mark.parametrize(("breaks", "asked"), [(["log"], 1), (["finish"], 3)])
+def test_tracker_that_breaks_is_logged_and_left(
+    folder: TrialFolder, caplog: pytest.LogCaptureFixture, breaks: list[str], asked: int
+) -> None:
+    tracker = Listener(breaks)
+    recorder = Recorder(make_config(number=7, max_steps=2), folder, go_on, tracker)
+    with caplog.at_level(logging.ERROR):
+        replay(recorder, [3.0, 2.0])
+        result = recorder.finished()
+    assert (result.state, result.score) == (TrialState.COMPLETE, 2.0)
+    assert tracker.asked == asked
+    assert [record.getMessage() for record in caplog.records] == ["trial 7 goes on untracked"]

@@ -1,0 +1,93 @@
+"""The LoRA adapter on a lent base model: put on, saved, taken off again."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.utils import ModulesToSaveWrapper
+
+from .base import BaseModel
+from .config import TrialConfig
+from .errors import TrialError
+from .folder import replace_folder
+from .targets import resolve_targets
+
+_LEAVES_BASE_ALONE = {True, False, "gaussian", "orthogonal", "eva"}
+"""Initialisations that touch only the adapter; PiSSA, OLoRA, LoftQ and CorDA rewrite the base."""
+
+
+def lora_config(config: TrialConfig, model: Any) -> LoraConfig:
+    """peft's config for this trial on this model, presets of target modules resolved.
+
+    Raises:
+        SpaceError: no module of the model is targeted.
+        TrialError: peft refuses the combination of fields.
+    """
+    fields = dict(config.lora)
+    fields["target_modules"] = resolve_targets(fields["target_modules"], model)
+    try:
+        return LoraConfig(task_type=config.task, **fields)
+    except (TypeError, ValueError, ImportError) as error:
+        raise TrialError(f"peft refuses this LoraConfig: {error}") from error
+
+
+@contextlib.contextmanager
+def attached(base: BaseModel, config: TrialConfig) -> Iterator[PeftModel]:
+    """The base model wearing a fresh adapter; on leaving, the bare base model again.
+
+    Where the configuration trains or rewrites base weights (``bias``, PiSSA and its like),
+    ``base.spoiled`` is set: the next trial needs a base loaded anew.
+    """
+    wanted = lora_config(config, base.model)
+    base.spoiled |= _changes_base(config.lora)
+    try:
+        model = get_peft_model(base.model, wanted)
+    except BaseException:
+        # peft may have replaced some of the modules before it met one that it cannot replace.
+        base.spoiled = True
+        raise
+    try:
+        yield model
+    finally:
+        _take_off(model, base)
+
+
+def _changes_base(lora: Mapping[str, Any]) -> bool:
+    trains_bias = lora.get("bias", "none") != "none"
+    init = lora.get("init_lora_weights", True)
+    rewrites = not (isinstance(init, bool) or init in _LEAVES_BASE_ALONE)
+    # Repeated layers stay in the model when the adapter is taken off.
+    return trains_bias or rewrites or bool(lora.get("layer_replication"))
+
+
+def _take_off(model: PeftModel, base: BaseModel) -> None:
+    for module in list(model.modules()):
+        if isinstance(module, ModulesToSaveWrapper):
+            # Else unload() leaves the trained copy (of a classifier, say) in the base.
+            module.set_adapter([])
+    base.model = model.unload()
+    if hasattr(base.model, "peft_config"):
+        # unload() leaves it behind, and the next get_peft_model would warn of a second adapter.
+        del base.model.peft_config
+    base.model.requires_grad_(False)
+    for parameter in base.model.parameters():
+        parameter.grad = None
+    base.model.gradient_checkpointing_disable()
+    # Checkpointing hooks the embeddings, and a hook that stays makes later trials slower.
+    base.model.disable_input_require_grads()
+    base.model.eval()
+
+
+def save_adapter(model: PeftModel, target: Path) -> None:
+    """Write the adapter to ``target``, in place of an older one, in one move."""
+    aside = target.with_name(f".{target.name}.new")
+    shutil.rmtree(aside, ignore_errors=True)
+    model.save_pretrained(str(aside))
+    # peft's empty model-card form; the export writes a true one.
+    (aside / "README.md").unlink(missing_ok=True)
+    replace_folder(aside, target)

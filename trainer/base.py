@@ -1,0 +1,258 @@
+"""The base model: loaded and quantized once a worker, then lent to trial after trial."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import transformers
+from peft import prepare_model_for_kbit_training
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from ..spaces import ModelBlock
+from .errors import TrialError
+from .precision import compute_dtype
+from .sources import resolve_model
+
+logger = logging.getLogger(__name__)
+
+AUTO_CLASSES = {
+    "CAUSAL_LM": AutoModelForCausalLM,
+    "SEQ_2_SEQ_LM": AutoModelForSeq2SeqLM,
+    "SEQ_CLS": AutoModelForSequenceClassification,
+}
+"""transformers' class for each of peft's task types."""
+
+HEADS = ["lm_head", "classifier", "score", "qa_outputs"]
+
+
+@dataclass(frozen=True)
+class BaseSpec:
+    """What to load; plain data, so that it can cross to a worker.
+
+    Attributes:
+        source: a folder that ``from_pretrained`` takes.
+        name: what the user called the model.
+        reference: what someone else would load: a hub id, or the folder.
+        labels: class names, for SEQ_CLS.
+    """
+
+    source: str
+    name: str
+    reference: str = ""
+    task: str = "CAUSAL_LM"
+    quantization: str = "none"
+    double_quant: bool = True
+    dtype: str = "auto"
+    attn_implementation: str | None = None
+    trust_remote_code: bool = False
+    labels: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, block: ModelBlock, labels: Sequence[str] = ()) -> BaseSpec:
+        """The spec of a space's model, which is found, and fetched or converted where need be.
+
+        Raises:
+            SpaceError: see ``resolve_model``.
+        """
+        found = resolve_model(block)
+        return cls(
+            source=found.folder,
+            name=block.name,
+            reference=found.reference,
+            task=block.task,
+            quantization=block.quantization,
+            double_quant=block.double_quant,
+            dtype=block.dtype,
+            attn_implementation=block.attn_implementation,
+            trust_remote_code=block.trust_remote_code,
+            labels=tuple(labels),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data."""
+        return {**asdict(self), "labels": list(self.labels)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> BaseSpec:
+        """The inverse of ``to_dict``."""
+        return cls(**{**data, "labels": tuple(data["labels"])})
+
+    def head_options(self) -> dict[str, Any]:
+        """Config fields of a classification head."""
+        if self.task != "SEQ_CLS":
+            return {}
+        names = dict(enumerate(self.labels))
+        return {
+            "num_labels": len(names),
+            "id2label": names,
+            "label2id": {v: k for k, v in names.items()},
+        }
+
+
+@dataclass
+class BaseModel:
+    """A loaded base model with its tokenizer.
+
+    Attributes:
+        model: all parameters frozen.
+        dtype: of matrix products.
+        spoiled: set when a trial has changed the base weights themselves (trained biases,
+            PiSSA-like initialisations); the next trial then needs a fresh one.
+    """
+
+    spec: BaseSpec
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    device: torch.device
+    dtype: torch.dtype
+    spoiled: bool = False
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Mixed precision as in training; does nothing for fp32."""
+        enabled = self.dtype is not torch.float32
+        return torch.autocast(self.device.type, self.dtype, enabled=enabled)
+
+
+def pick_device() -> torch.device:
+    """The one GPU that this process was given (CUDA_VISIBLE_DEVICES), else the CPU."""
+    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def load_tokenizer(spec: BaseSpec) -> PreTrainedTokenizerBase:
+    """The model's tokenizer, padding on the right, with a pad token.
+
+    A tokenizer without one pads with its end token. That is safe here because padding is
+    masked by position, never by token id.
+
+    Raises:
+        TrialError: the source has no tokenizer, or one without pad and end token.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            spec.source, trust_remote_code=spec.trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        raise TrialError(f"{spec.name}: no tokenizer could be loaded: {error}") from error
+    if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token_id is None:
+            raise TrialError(f"{spec.name}: its tokenizer has neither a pad nor an end token")
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "right"
+    return tokenizer
+
+
+def load_base(spec: BaseSpec, quantization: str | None = None) -> BaseModel:
+    """Load, quantize and freeze.
+
+    4-bit weights are NF4 (QLoRA, https://arxiv.org/abs/2305.14314) through bitsandbytes;
+    ``prepare_model_for_kbit_training`` then puts norms and embeddings in fp32. On a GPU the
+    whole model goes to the first visible one (``device_map={"": 0}``).
+
+    Args:
+        spec: what to load.
+        quantization: in place of ``spec.quantization`` (export merges into full precision).
+
+    Raises:
+        TrialError: the model cannot be loaded.
+    """
+    device = pick_device()
+    dtype = compute_dtype(spec.dtype, device)
+    kind = spec.quantization if quantization is None else quantization
+    # A classification head starts random: seeded, every worker starts from the same one.
+    transformers.set_seed(0)
+    try:
+        model = AUTO_CLASSES[spec.task].from_pretrained(
+            spec.source, **_load_options(spec, kind, dtype, device), **spec.head_options()
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise TrialError(f"{spec.name}: the model could not be loaded: {error}") from error
+    if kind == "nf4":
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+        _never_repack(model)
+    model.requires_grad_(False)
+    model.eval()
+    tokenizer = load_tokenizer(spec)
+    if model.config.pad_token_id is None:
+        model.config.pad_token_id = tokenizer.pad_token_id
+    _stop_where_rows_end(model, tokenizer)
+    return BaseModel(spec, model, tokenizer, device, dtype)
+
+
+def _never_repack(model: PreTrainedModel) -> None:
+    """Keep bitsandbytes from changing 4-bit weights over to its inference kernel.
+
+    On a CPU with AVX512-BF16 it does so at the first evaluation, for good. That kernel rounds to
+    bf16 and has no gradient: whatever is trained afterwards learns from wrong gradients.
+    """
+    from bitsandbytes.nn import Linear4bit
+
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+
+
+def _stop_where_rows_end(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Generation stops at the tokenizer's end token too: rows are trained to end with it."""
+    config = getattr(model, "generation_config", None)
+    if config is None or tokenizer.eos_token_id is None:
+        return
+    known = config.eos_token_id
+    ends = known if isinstance(known, list) else [known] if known is not None else []
+    if tokenizer.eos_token_id not in ends:
+        config.eos_token_id = [*ends, tokenizer.eos_token_id]
+
+
+def _load_options(
+    spec: BaseSpec, quantization: str, dtype: torch.dtype, device: torch.device
+) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "dtype": dtype,
+        "device_map": {"": 0 if device.type == "cuda" else "cpu"},
+        "trust_remote_code": spec.trust_remote_code,
+    }
+    if spec.attn_implementation is not None:
+        options["attn_implementation"] = spec.attn_implementation
+    if quantization == "nf4":
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=spec.double_quant,
+            bnb_4bit_compute_dtype=dtype,
+            # Heads stay in full precision: a classifier is trained, and it is small.
+            llm_int8_skip_modules=HEADS,
+        )
+    return options
+
+
+def meta_model(spec: BaseSpec) -> PreTrainedModel:
+    """The model's modules without any weights (torch's meta device), to look at names and shapes.
+
+    Raises:
+        TrialError: there is no config, or none that the task's class takes.
+    """
+    try:
+        config = AutoConfig.from_pretrained(
+            spec.source, trust_remote_code=spec.trust_remote_code, **spec.head_options()
+        )
+        with torch.device("meta"):
+            return AUTO_CLASSES[spec.task].from_config(
+                config, trust_remote_code=spec.trust_remote_code
+            )
+    except (OSError, ValueError) as error:
+        raise TrialError(f"{spec.name}: no model for {spec.task} here: {error}") from error

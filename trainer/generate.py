@@ -1,0 +1,132 @@
+"""An exported adapter at work: prompts in, answers out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from peft import PeftConfig, PeftModel
+
+from ..spaces import ModelBlock
+from .base import BaseModel, BaseSpec, load_base
+from .data import prompt_ids
+from .errors import TrialError
+from .export import RECIPE, Recipe
+from .template import render_prompt
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How tokens are chosen (https://huggingface.co/docs/transformers/generation_strategies).
+
+    Attributes:
+        max_new_tokens: at most, the end token included.
+        temperature: 0 takes the likeliest token each time; above, tokens are drawn.
+        top_p: drawn from the likeliest tokens that together have this probability.
+        seed: of the draws.
+    """
+
+    max_new_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def options(self) -> dict[str, Any]:
+        """Arguments of ``generate``."""
+        if self.temperature == 0:
+            return {"max_new_tokens": self.max_new_tokens, "do_sample": False}
+        return {
+            "max_new_tokens": self.max_new_tokens,
+            "do_sample": True,
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+        }
+
+
+@dataclass(frozen=True)
+class Answerer:
+    """A model with its adapter, and the template that it was trained with.
+
+    Attributes:
+        recipe: of the export; None for an adapter that other tools made, whose prompts are
+            taken as they are.
+    """
+
+    model: Any
+    base: BaseModel
+    recipe: Recipe | None
+
+    def answer(self, row: Mapping[str, str], decoding: Decoding, *, raw: bool = False) -> str:
+        """The model's answer to one row.
+
+        Args:
+            row: ``instruction`` and, optionally, ``input``.
+            decoding: how tokens are chosen; a classifier needs none.
+            raw: take the instruction for the whole prompt, without the template.
+
+        Returns:
+            The new text, special tokens left out; of a classifier ``label (probability)``.
+        """
+        transformers.set_seed(decoding.seed)
+        if self.base.spec.task == "SEQ_CLS":
+            return self._classify(row["instruction"])
+        bare = raw or self.recipe is None
+        prompt = row["instruction"] if bare else render_prompt(self.recipe.template, row)  # type: ignore[union-attr]
+        return self._generate(prompt, decoding)
+
+    def _generate(self, prompt: str, decoding: Decoding) -> str:
+        tokenizer = self.base.tokenizer
+        causal = self.base.spec.task == "CAUSAL_LM"
+        ids = prompt_ids(tokenizer, prompt) if causal else tokenizer(prompt)["input_ids"]
+        inputs = torch.tensor([ids], device=self.base.device)
+        with torch.no_grad(), self.base.autocast():
+            made = self.model.generate(
+                input_ids=inputs,
+                attention_mask=torch.ones_like(inputs),
+                pad_token_id=tokenizer.pad_token_id,
+                **decoding.options(),
+            )[0]
+        return str(tokenizer.decode(made[len(ids) if causal else 0 :], skip_special_tokens=True))
+
+    def _classify(self, text: str) -> str:
+        inputs = self.base.tokenizer(text, return_tensors="pt").to(self.base.device)
+        with torch.no_grad(), self.base.autocast():
+            shares = self.model(**inputs).logits[0].float().softmax(-1)
+        index = int(shares.argmax())
+        return f"{self.base.spec.labels[index]} ({float(shares[index]):.1%})"
+
+
+def load_answerer(folder: Path) -> Answerer:
+    """The model at ``folder``: an exported adapter, a merged model, or any peft LoRA adapter.
+
+    Raises:
+        TrialError: there is no adapter and no merged model.
+        SpaceError: the base model is not to be found.
+    """
+    recipe = Recipe.read(folder) if (folder / RECIPE).is_file() else None
+    if recipe is not None and recipe.merged:
+        block = recipe.model.model_copy(update={"name": str(folder.resolve()), "revision": None})
+        base = load_base(BaseSpec.of(block, recipe.labels), quantization="none")
+        return Answerer(base.model, base, recipe)
+    if not (folder / "adapter_config.json").is_file():
+        raise TrialError(f"{folder}: holds no adapter (it has no adapter_config.json)")
+    spec = BaseSpec.of(recipe.model, recipe.labels) if recipe else _foreign(folder)
+    base = load_base(spec)
+    return Answerer(PeftModel.from_pretrained(base.model, str(folder)).eval(), base, recipe)
+
+
+def _foreign(folder: Path) -> BaseSpec:
+    config = PeftConfig.from_pretrained(str(folder))
+    if not config.base_model_name_or_path:
+        raise TrialError(f"{folder}: its adapter_config.json names no base model")
+    task = str(config.task_type or "CAUSAL_LM")
+    if task not in ("CAUSAL_LM", "SEQ_2_SEQ_LM"):
+        raise TrialError(f"{folder}: nothing can be generated with a {task} adapter of other tools")
+    block = ModelBlock.model_validate(
+        {"name": config.base_model_name_or_path, "task": task, "quantization": "none"}
+    )
+    return BaseSpec.of(block)

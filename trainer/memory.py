@@ -1,0 +1,53 @@
+"""Peak memory and GPU utilization of one trial in this process."""
+
+from __future__ import annotations
+
+import resource
+from pathlib import Path
+
+import torch
+
+
+class Meter:
+    """Watches one trial: created at its start, read at any time.
+
+    Resident memory is the kernel's own high-water mark (``VmHWM``, reset at the start through
+    ``/proc/self/clear_refs``; see proc(5)). Where that is not to be had, it is the process's
+    lifetime peak.
+    """
+
+    def __init__(self) -> None:
+        self._samples: list[int] = []
+        self._status = Path("/proc/self/status")
+        try:
+            Path("/proc/self/clear_refs").write_text("5")
+        except OSError:
+            self._status = Path("/nonexistent")
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+
+    def peak_bytes(self) -> int:
+        """Peak resident memory of the process, in bytes."""
+        try:
+            for line in self._status.read_text().splitlines():
+                if line.startswith("VmHWM:"):
+                    return int(line.split()[1]) * 1024
+        except OSError:
+            pass
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+    def gpu_bytes(self) -> int | None:
+        """Peak memory that torch reserved on the GPU, in bytes."""
+        return torch.cuda.max_memory_reserved() if torch.cuda.is_available() else None
+
+    def sample_gpu(self) -> None:
+        """Take one reading of the GPU's utilization (NVML, through torch)."""
+        if torch.cuda.is_available():
+            try:
+                self._samples.append(torch.cuda.utilization())
+            except (RuntimeError, ModuleNotFoundError):
+                return
+
+    def gpu_utilization(self) -> float | None:
+        """Mean of the readings, in percent."""
+        return sum(self._samples) / len(self._samples) if self._samples else None

@@ -1,0 +1,91 @@
+"""The loss of a model on a split, weighted by token.
+
+The Trainer's own ``eval_loss`` is a mean of batch means, so it shifts with the batch size and
+with how rows of unequal length fall together. This one is the mean over all supervised tokens,
+whose exponential is the perplexity, and a rescore with any batch size gives the same number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import DataCollatorForSeq2Seq, DataCollatorWithPadding
+
+from .data import IGNORE
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+Collator = Callable[[list[dict[str, Any]]], Any]
+
+
+def collator(tokenizer: PreTrainedTokenizerBase, task: str) -> Collator:
+    """Rows to a batch, padded to the longest of its rows and no further, labels with -100."""
+    made: Collator
+    if task == "SEQ_CLS":
+        made = DataCollatorWithPadding(tokenizer)
+    else:
+        made = DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=IGNORE)
+    return made
+
+
+def supervised_count(labels: torch.Tensor, task: str) -> int:
+    """How many predictions the model's loss is the mean of.
+
+    A causal model predicts each token from the ones before it, so the first label of a row
+    never counts.
+    """
+    if task == "SEQ_CLS":
+        return labels.shape[0]
+    shifted = labels[:, 1:] if task == "CAUSAL_LM" else labels
+    return int((shifted != IGNORE).sum())
+
+
+def score(
+    model: torch.nn.Module,
+    rows: Dataset,
+    collate: Collator,
+    task: str,
+    *,
+    batch_size: int,
+    autocast: AbstractContextManager[Any],
+) -> tuple[float, int]:
+    """Mean loss of ``rows``.
+
+    Args:
+        model: anything with transformers' forward; its training mode is restored afterwards.
+        rows: tokenized rows.
+        collate: from ``collator``.
+        task: peft's task type.
+        batch_size: rows a forward pass; has no bearing on the result beyond rounding.
+        autocast: a context to run in.
+
+    Returns:
+        The mean negative log-likelihood of a supervised token in nats (cross-entropy of a row
+        for SEQ_CLS), and how many there were.
+    """
+    was_training = model.training
+    device = next(model.parameters()).device
+    total, count = 0.0, 0
+    model.eval()
+    try:
+        with torch.no_grad(), autocast:
+            for batch in _batches(rows, batch_size):
+                tensors = {key: value.to(device) for key, value in collate(batch).items()}
+                weight = supervised_count(tensors["labels"], task)
+                total += float(model(**tensors).loss) * weight
+                count += weight
+    finally:
+        model.train(was_training)
+    return total / max(count, 1), count
+
+
+def _batches(rows: Dataset, size: int) -> Iterator[list[dict[str, Any]]]:
+    """Rows of like length together: less padding, less time, the same sum."""
+    order = sorted(range(len(rows)), key=lambda index: -len(rows[index]["input_ids"]))
+    for start in range(0, len(order), size):
+        yield [rows[index] for index in order[start : start + size]]

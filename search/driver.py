@@ -19,7 +19,7 @@ from typing import Any
 from rich.console import Console
 
 from ..reports import leaderboard, render
-from ..spaces import Space, SpaceError, dump_space, load_space
+from ..spaces import Fault, Space, SpaceError, dump_space, load_space
 from ..trainer.errors import TrialError
 from ..trainer.folder import RunFolder, write_json, write_text
 from ..trainer.tracking import WandbSettings, require_wandb
@@ -42,6 +42,19 @@ _VERSIONED = (
     "optuna",
     "ray",
 )
+
+
+_BUDGET = {
+    "search.trials",
+    "search.time_limit_minutes",
+    "search.keep_adapters",
+    "search.checkpoint_minutes",
+    "search.retries",
+    "resources.workers",
+    "resources.threads",
+    "resources.gpus_per_trial",
+}
+"""What may differ when a search is resumed: nothing that a trial's losses depend on."""
 
 
 @dataclass(frozen=True)
@@ -118,11 +131,17 @@ def resumed_run(space: Space, root: Path) -> RunFolder:
     run = RunFolder.open(root)
     before = load_space(run.space)
     changed = _differences(before.resolved(), space.resolved())
-    for key in changed:
-        if key not in ("search.trials", "search.time_limit_minutes", "search.keep_adapters"):
-            old, new = changed[key]
-            rule = f"the run was begun with {old!r}; only the budget may change on --resume"
-            raise SpaceError.single(key, new, rule)
+    faults = [
+        Fault(
+            key,
+            new,
+            f"the run was begun with {old!r}; only the budget may change on --resume",
+        )
+        for key, (old, new) in changed.items()
+        if key not in _BUDGET
+    ]
+    if faults:
+        raise SpaceError(faults)
     write_text(run.space, dump_space(space))
     return run
 
@@ -148,8 +167,14 @@ def run_search(space: Space, run: RunFolder, console: Console, *, local: bool) -
 
     Raises:
         SpaceError: the space does not fit the model, the data or the machine.
-        TrialError: the model cannot be read.
+        TrialError: the model cannot be read, another search runs in the folder, or it cannot be
+            written.
     """
+    with run.locked():
+        return _run_locked(space, run, console, local=local)
+
+
+def _run_locked(space: Space, run: RunFolder, console: Console, *, local: bool) -> SearchOutcome:
     console.print(f"run folder: {run.root}", highlight=False, soft_wrap=True)
     try:
         tracking = _tracking(space, run)
@@ -164,7 +189,7 @@ def run_search(space: Space, run: RunFolder, console: Console, *, local: bool) -
     _say_plan(space, ready, allocation, console)
     stop = StopSignal(space.search.time_limit_minutes)
     ledger = Ledger(space, run, Study(space, run.study, run.name))
-    _restore(ledger)
+    ledger.restore()
 
     def close() -> None:
         ledger.closed = True
@@ -173,6 +198,8 @@ def run_search(space: Space, run: RunFolder, console: Console, *, local: bool) -
     ledger.watchers.append(display.update)
     with stop.catching_interrupts(close), display:
         _fit(ledger, ready, tracking, allocation, stop, local=local)
+    if ledger.halted is not None:
+        raise TrialError(f"{ledger.halted}\nWhat was won is kept; go on with --resume {run.root}")
     board = leaderboard.build(run)
     render.write(run, board)
     return SearchOutcome(run, board, stop.reason)
@@ -198,20 +225,13 @@ def _fit(
         # What ends once the search is being stopped is no outcome of the trial itself.
         if stop():
             ledger.closed = True
-        return stop()
+        return ledger.closed
 
     ray_tune.start_ray(allocation)
     try:
         ray_tune.fit(ledger, ready.spec.to_dict(), tracking, allocation, stopping)
     finally:
         ray_tune.stop_ray()
-
-
-def _restore(ledger: Ledger) -> None:
-    """Take in what an earlier part of this search has left."""
-    for result in ledger.run.results():
-        if result.state.finished:
-            ledger.results[result.number] = result
 
 
 def _count_gpus() -> int:

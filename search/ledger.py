@@ -6,13 +6,17 @@ the same way whoever ran it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+
+from optuna.exceptions import StorageInternalError
 
 from ..reports import leaderboard, render
 from ..spaces import Space
 from ..trainer.config import TrialConfig
-from ..trainer.folder import RunFolder
+from ..trainer.errors import TrialError
+from ..trainer.folder import RunFolder, read_json
 from ..trainer.result import TrialResult, TrialState
 from .study import Study
 
@@ -27,6 +31,7 @@ class Ledger:
         results: the latest of every trial, by number.
         closed: set when the search is being stopped: what ends after that is not an outcome of
             the trial, so it stays RUNNING in the study and a resumed search takes it up.
+        halted: why the books can no longer be kept (a full disk, say); it closes them too.
     """
 
     space: Space
@@ -35,33 +40,69 @@ class Ledger:
     watchers: list[Watcher] = field(default_factory=list)
     results: dict[int, TrialResult] = field(default_factory=dict)
     closed: bool = False
+    halted: str | None = None
+
+    def restore(self) -> None:
+        """Take in what an earlier part of this search has left.
+
+        The study is the truth about which trials exist. A trial whose end reached its folder but
+        not the study is told now; one whose folder was damaged is written again from the study.
+        """
+        for number in self.study.numbers():
+            told, kept = self.study.result(number), _read(self.run, number)
+            if told is None and kept is not None and kept.state.finished:
+                self.study.tell(kept)
+                told = kept
+            config = self.study.config(number)
+            running = kept or TrialResult(number, TrialState.RUNNING, config.to_dict())
+            self._enter(told or running)
+        self._free_disk()
 
     def next_config(self) -> TrialConfig | None:
         """The next trial to run, entered as RUNNING; None when there are no more."""
-        config = self.study.next_config()
-        if config is not None:
-            self.run.trial(config.number).clear()
-            self._enter(TrialResult(config.number, TrialState.RUNNING, config.to_dict()))
-        return config
+        with self._keeping():
+            config = self.study.next_config()
+            if config is None:
+                return None
+            if config.number not in self.results:
+                self.run.trial(config.number).clear()
+                self._enter(TrialResult(config.number, TrialState.RUNNING, config.to_dict()))
+            return config
+        return None
 
     def progress(self, result: TrialResult) -> None:
         """A trial has been evaluated and goes on."""
         if not self.closed:
-            self.study.report(result)
-            self._enter(result)
+            with self._keeping():
+                self.study.report(result)
+                self._enter(result)
 
     def ended(self, result: TrialResult) -> None:
         """A trial has come to an end; ``result.state`` says which."""
         if self.closed:
             return
-        self._enter(result)
-        self.study.tell(result)
-        self._free_disk()
-        render.write(self.run, leaderboard.build(self.run))
+        with self._keeping():
+            self._enter(result)
+            self.study.tell(result)
+            self._free_disk()
+            render.write(self.run, leaderboard.build(self.run))
 
     def lost(self, number: int, error: str) -> None:
-        """A trial's worker has died."""
+        """A trial's worker has died, once more than is forgiven."""
         self.ended(self.results[number].ended(TrialState.LOST, error))
+
+    def halt(self, reason: str) -> None:
+        """Close the books: nothing that happens from now on counts."""
+        self.halted = self.halted or reason
+        self.closed = True
+
+    @contextmanager
+    def _keeping(self) -> Iterator[None]:
+        """Writing that fails halts the search; what was written before stays good."""
+        try:
+            yield
+        except (OSError, StorageInternalError) as error:
+            self.halt(f"the run folder cannot be written: {_reason(error)}")
 
     def _enter(self, result: TrialResult) -> None:
         self.results[result.number] = result
@@ -76,5 +117,21 @@ class Ledger:
         scored.sort(key=lambda result: (result.score, result.trainable_parameters, result.number))
         kept = {result.number for result in scored[: self.space.search.keep_adapters]}
         for result in ended:
+            folder = self.run.trial(result.number)
+            folder.drop_checkpoint()
             if result.number not in kept:
-                self.run.trial(result.number).drop_adapter()
+                folder.drop_adapter()
+
+
+def _read(run: RunFolder, number: int) -> TrialResult | None:
+    try:
+        return TrialResult.from_dict(read_json(run.trial(number).result))
+    except (TrialError, KeyError, TypeError, ValueError):
+        return None
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost reason, in one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

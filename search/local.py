@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from ..trainer.base import BaseModel, BaseSpec, load_base
 from ..trainer.data import TokenizedData
+from ..trainer.errors import DiskFullError
 from ..trainer.run import run_trial, score_base
 from ..trainer.tracking import WandbSettings, make_tracker
 from .ledger import Ledger
@@ -23,7 +24,7 @@ def fit_local(
 ) -> None:
     """Run the search's trials until they are done or ``stop()`` is true."""
     base: BaseModel | None = None
-    while not stop():
+    while not (stop() or ledger.closed):
         config = ledger.next_config()
         if config is None:
             return
@@ -35,16 +36,15 @@ def fit_local(
 
         def report(result: object) -> bool:
             ledger.progress(result)  # type: ignore[arg-type]
-            return not stop()
+            return not (stop() or ledger.closed)
 
-        result = run_trial(
-            config,
-            base,
-            data,
-            report,
-            ledger.run.trial(config.number),
-            make_tracker(tracking, config),
-        )
+        folder = ledger.run.trial(config.number)
+        tracker = make_tracker(tracking, config)
+        try:
+            result = run_trial(config, base, data, report, folder, tracker, resume=True)
+        except DiskFullError as error:
+            ledger.halt(str(error))
+            return
         if stop():
             ledger.closed = True
         ledger.ended(result)

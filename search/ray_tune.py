@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from typing import Any
 
@@ -26,7 +26,7 @@ os.environ.setdefault("TUNE_FORCE_TRIAL_CLEANUP_S", "3")
 
 import ray
 from ray import tune
-from ray.tune import RunConfig, Stopper, TuneConfig
+from ray.tune import FailureConfig, RunConfig, Stopper, TuneConfig
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
@@ -66,7 +66,8 @@ class StudySearcher(Searcher):  # type: ignore[misc]
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """A trial has been evaluated."""
-        self._ledger.progress(_unpack(result))
+        if "result" in result:
+            self._ledger.progress(_unpack(result))
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -79,6 +80,9 @@ class StudySearcher(Searcher):  # type: ignore[misc]
             return
         if error:
             self._ledger.lost(number, "the worker process died")
+            return
+        if result and "halt" in result:
+            self._ledger.halt(str(result["halt"]))
             return
         # A trial's last result comes only here: Ray does not pass it to on_trial_result before.
         last = _unpack(result) if result and "result" in result else self._ledger.results[number]
@@ -106,26 +110,47 @@ class Asha(AsyncHyperBandScheduler):  # type: ignore[misc]
     that one is measured there, however far behind it is.
     """
 
+    def remember(self, results: Iterable[TrialResult]) -> None:
+        """Enter what trials scored at the rungs before the search was interrupted."""
+        for result in results:
+            losses = {evaluation.step: evaluation.eval_loss for evaluation in result.evaluations}
+            for milestone, recorded in self._rungs():
+                if milestone in losses:
+                    recorded[_earlier(result.number)] = -losses[milestone]
+
+    def _rungs(self) -> list[tuple[int, dict[str, float]]]:
+        return [rung for bracket in self._brackets for rung in bracket._rungs]
+
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Stop a trial that is not in the top ``1 / reduction_factor`` of its rung."""
+        for milestone, recorded in self._rungs():
+            # A trial that was taken up again is judged once at a rung, not against itself.
+            if milestone == result.get("step"):
+                recorded.pop(_earlier(result.get("number", -1)), None)
         action = super().on_trial_result(tune_controller, trial, result)
         if action == TrialScheduler.STOP and result.get("baseline"):
             return str(TrialScheduler.CONTINUE)
         return str(action)
 
 
-def make_scheduler(space: Space) -> TrialScheduler:
-    """The scheduler that the space names."""
+def _earlier(number: int) -> str:
+    return f"earlier-{number}"
+
+
+def make_scheduler(space: Space, earlier: Iterable[TrialResult] = ()) -> TrialScheduler:
+    """The scheduler that the space names, knowing what ``earlier`` trials scored."""
     rungs = space.rungs()
     asha = space.search.scheduler
     if asha is None or len(rungs) < 2:
         return FIFOScheduler()
-    return Asha(
+    scheduler = Asha(
         time_attr="step",
         max_t=rungs[-1],
         grace_period=rungs[0],
         reduction_factor=asha.reduction_factor,
     )
+    scheduler.remember(earlier)
+    return scheduler
 
 
 class _Until(Stopper):  # type: ignore[misc]
@@ -192,7 +217,7 @@ def fit(
             metric="eval_loss",
             mode="min",
             search_alg=StudySearcher(ledger),
-            scheduler=make_scheduler(ledger.space),
+            scheduler=make_scheduler(ledger.space, tuple(ledger.results.values())),
             num_samples=-1,
             max_concurrent_trials=allocation.workers,
             reuse_actors=True,
@@ -203,6 +228,7 @@ def fit(
             name="ray",
             storage_path=str(ledger.run.root),
             stop=_Until(stop),
+            failure_config=FailureConfig(max_failures=ledger.space.search.retries),
             verbose=0,
         ),
     )

@@ -14,6 +14,7 @@ from typing import Any
 from ray import tune
 
 from ..trainer.config import TrialConfig
+from ..trainer.errors import DiskFullError
 from ..trainer.folder import RunFolder
 from ..trainer.result import TrialResult, TrialState
 from .stepped import SteppedTrial
@@ -46,8 +47,12 @@ class TrialWorker(tune.Trainable):  # type: ignore[misc]
 
     def step(self) -> dict[str, Any]:
         """Train to the next evaluation."""
-        result = self._trial.advance()
+        try:
+            result = self._trial.advance()
+        except DiskFullError as error:
+            return {"halt": str(error), "done": True}
         return {
+            "number": result.number,
             "step": result.step,
             "baseline": result.baseline,
             "result": json.dumps(result.to_dict()),
@@ -78,6 +83,8 @@ class TrialWorker(tune.Trainable):  # type: ignore[misc]
     ) -> TrialResult:
         try:
             return self._train(config, score_base, report)
+        except DiskFullError:
+            raise
         except Exception:
             # run_trial catches what a trial does; this is the base or the data failing to load.
             failed = TrialResult(config.number, TrialState.RUNNING, config.to_dict())
@@ -102,4 +109,4 @@ class TrialWorker(tune.Trainable):  # type: ignore[misc]
         settings = tracking.WandbSettings(**self._tracking) if self._tracking else None
         folder = self._root.trial(config.number)
         tracker = tracking.make_tracker(settings, config)
-        return run.run_trial(config, self._base, self._data, report, folder, tracker)
+        return run.run_trial(config, self._base, self._data, report, folder, tracker, resume=True)

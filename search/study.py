@@ -7,14 +7,14 @@ one that broke is FAIL, and only one that reached its horizon is COMPLETE.
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.exceptions import ExperimentalWarning
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.samplers import RandomSampler
+from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 
@@ -23,8 +23,15 @@ from ..trainer.config import TrialConfig
 from ..trainer.errors import TrialError
 from ..trainer.result import TrialResult, TrialState
 from .baseline import baseline_values
+from .priors import prior_params
+from .samplers import make_sampler
 
-_CONFIG, _STATE = "config", "state"
+_CONFIG, _RESULT, _TWIN = "config", "result", "duplicate_of"
+"""Optuna user attributes: what is trained, what came of it, and the trial that is the same."""
+_LOCK_SECONDS = 60
+"""How long to wait while another process (a dashboard, say) has the study locked."""
+_SAMPLED, _DRAWN = 20, 200
+"""Proposals to take from the sampler, and then at random, before the space counts as exhausted."""
 
 
 class Study:
@@ -43,11 +50,11 @@ class Study:
         self._space = space
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         try:
+            storage = RDBStorage(
+                f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": _LOCK_SECONDS}}
+            )
             self._study = optuna.create_study(
-                storage=f"sqlite:///{path}",
-                study_name=name,
-                direction="minimize",
-                load_if_exists=True,
+                storage=storage, study_name=name, direction="minimize", load_if_exists=True
             )
         except Exception as error:
             raise TrialError(f"{path}: cannot be opened as an Optuna study: {error}") from error
@@ -55,23 +62,33 @@ class Study:
         self._study.sampler = make_sampler(space, len(self._study.trials))
         self._live: dict[int, optuna.Trial] = {}
         self._unfinished = [t.number for t in self._trials(OptunaState.RUNNING)]
+        self._seen = {
+            _config(t).digest(): t.number for t in self._trials() if _CONFIG in t.user_attrs
+        }
 
     def __len__(self) -> int:
-        """Trials so far, whatever became of them; one that is only enqueued is none yet."""
-        return sum(t.state is not OptunaState.WAITING for t in self._trials())
+        """Trials so far, whatever became of them."""
+        return sum(_CONFIG in t.user_attrs for t in self._trials())
+
+    @property
+    def unfinished(self) -> tuple[int, ...]:
+        """Trials that an interrupted search left and that have not been taken up again."""
+        return tuple(self._unfinished)
 
     def next_config(self) -> TrialConfig | None:
         """The next trial to run: first those that an interrupted search left, then new ones.
 
         Returns:
-            None once ``search.trials`` trials exist.
+            None once ``search.trials`` trials exist, or the space holds no other configuration.
         """
-        if self._unfinished:
-            return self._take_up(self._unfinished.pop(0))
+        while self._unfinished:
+            config = self._take_up(self._unfinished.pop(0))
+            if config is not None:
+                return config
         if len(self) >= self._space.search.trials:
             return None
-        if len(self) == 0 and self._space.search.baseline:
-            return self._ask_baseline()
+        if len(self) == 0:
+            return self._first()
         return self._ask()
 
     def report(self, result: TrialResult) -> None:
@@ -79,12 +96,12 @@ class Study:
         known = self._study.get_trials(deepcopy=False)[result.number].intermediate_values
         for evaluation in result.evaluations:
             if evaluation.step not in known:
-                self._live[result.number].report(evaluation.eval_loss, evaluation.step)
+                self._trial(result.number).report(evaluation.eval_loss, evaluation.step)
 
     def tell(self, result: TrialResult) -> None:
         """The trial has ended in ``result.state``."""
         self.report(result)
-        self._live[result.number].set_user_attr(_STATE, str(result.state))
+        self._trial(result.number).set_user_attr(_RESULT, json.dumps(result.to_dict()))
         if result.state is TrialState.COMPLETE and result.score is not None:
             self._study.tell(result.number, result.score)
         elif result.state is TrialState.PRUNED:
@@ -92,78 +109,119 @@ class Study:
             self._study.tell(result.number, state=OptunaState.PRUNED)
         else:
             self._study.tell(result.number, state=OptunaState.FAIL)
+        if result.number in self._unfinished:
+            self._unfinished.remove(result.number)
 
-    def _ask(self) -> TrialConfig:
-        return self._fill(self._study.ask())
+    def result(self, number: int) -> TrialResult | None:
+        """What was told of trial ``number``; None before."""
+        text = self._study.get_trials(deepcopy=False)[number].user_attrs.get(_RESULT)
+        return None if text is None else TrialResult.from_dict(json.loads(text))
 
-    def _ask_baseline(self) -> TrialConfig:
+    def numbers(self) -> tuple[int, ...]:
+        """Every trial's number, ascending."""
+        return tuple(t.number for t in self._trials() if _CONFIG in t.user_attrs)
+
+    def config(self, number: int) -> TrialConfig:
+        """The configuration of trial ``number``."""
+        return _config(self._study.get_trials(deepcopy=False)[number])
+
+    def _first(self) -> TrialConfig | None:
+        """The default configuration if it is wanted; what is to follow it is enqueued."""
+        first = self._ask_baseline() if self._space.search.baseline else None
+        for params in prior_params(self._space) if self._space.search.priors else ():
+            self._study.enqueue_trial(params, skip_if_exists=True)
+        return first or self._ask()
+
+    def _ask_baseline(self) -> TrialConfig | None:
         params = self._space.locate(baseline_values(self._space))
         if params is not None:
             self._study.enqueue_trial(params, skip_if_exists=True)
         return self._fill(self._study.ask())
 
-    def _fill(self, trial: optuna.Trial) -> TrialConfig:
-        """The trial's configuration: drawn, or for trial 0 the default one."""
+    def _ask(self) -> TrialConfig | None:
+        """A configuration that no trial has had yet.
 
-        def suggest(name: str, domain: Choice | FloatRange | IntRange) -> Any:
-            return _suggest(trial, name, domain)
+        A sampler that proposes a known one again is told that it failed there. When it insists,
+        independent draws have their turn; when those find nothing either, there is nothing left.
+        """
+        sampler = self._study.sampler
+        try:
+            for attempt in range(_SAMPLED + _DRAWN):
+                if attempt == _SAMPLED and self._space.search.sampler != "grid":
+                    seed = self._space.search.seed + len(self._trials())
+                    self._study.sampler = RandomSampler(seed=seed)
+                config = self._fill(self._study.ask())
+                if config is not None:
+                    return config
+        finally:
+            self._study.sampler = sampler
+        return None
 
-        if trial.number > 0 or not self._space.search.baseline:
-            return self._keep(trial, self._space.sample(suggest), baseline=False)
-        values = baseline_values(self._space)
-        if self._space.locate(values) is not None:
-            # Draws what was enqueued, so that the study knows the parameters.
-            self._space.sample(suggest)
-        return self._keep(trial, values, baseline=True)
+    def _fill(self, trial: optuna.Trial) -> TrialConfig | None:
+        """The trial's configuration: drawn, or for trial 0 the default one.
 
-    def _keep(
+        None for one that another trial has had already; Optuna is told.
+        """
+        default = trial.number == 0 and self._space.search.baseline
+        if default:
+            values = baseline_values(self._space)
+            if self._space.locate(values) is not None:
+                # Draws what was enqueued, so that the study knows the parameters.
+                self._space.sample(partial(_suggest, trial))
+        else:
+            values = self._space.sample(partial(_suggest, trial))
+        config = self._made(trial, values, baseline=default)
+        twin = self._seen.get(config.digest())
+        if twin is None:
+            return self._keep(trial, config)
+        trial.set_user_attr(_TWIN, twin)
+        self._study.tell(trial.number, state=OptunaState.FAIL)
+        return None
+
+    def _made(
         self, trial: optuna.Trial, values: Mapping[str, Mapping[str, Any]], *, baseline: bool
     ) -> TrialConfig:
-        config = TrialConfig(
+        return TrialConfig(
             number=trial.number,
             task=self._space.model.task,
             lora=values["lora"],
             train=values["train"],
             rungs=self._space.rungs(),
+            checkpoint_minutes=self._space.search.checkpoint_minutes,
             baseline=baseline,
             params=dict(trial.params),
         )
+
+    def _keep(self, trial: optuna.Trial, config: TrialConfig) -> TrialConfig:
         trial.set_user_attr(_CONFIG, json.dumps(config.to_dict()))
         self._live[trial.number] = trial
+        self._seen[config.digest()] = trial.number
         return config
 
-    def _take_up(self, number: int) -> TrialConfig:
-        frozen = self._study.get_trials(deepcopy=False)[number]
-        trial = optuna.Trial(self._study, frozen._trial_id)
-        if _CONFIG not in frozen.user_attrs:
-            # The search was killed between asking and keeping what was drawn.
-            return self._fill(trial)
-        self._live[number] = trial
-        return TrialConfig.from_dict(json.loads(frozen.user_attrs[_CONFIG]))
+    def _take_up(self, number: int) -> TrialConfig | None:
+        if number in self.numbers():
+            return self.config(number)
+        # The search was killed between asking and keeping what was drawn.
+        return self._fill(self._trial(number))
+
+    def _trial(self, number: int) -> optuna.Trial:
+        if number not in self._live:
+            frozen = self._study.get_trials(deepcopy=False)[number]
+            self._live[number] = optuna.Trial(self._study, frozen._trial_id)
+        return self._live[number]
 
     def _trials(self, *states: OptunaState) -> list[FrozenTrial]:
-        return self._study.get_trials(deepcopy=False, states=states or None)
-
-
-def make_sampler(space: Space, known: int) -> BaseSampler:
-    """The sampler that the space names.
-
-    Args:
-        space: its ``search`` block.
-        known: trials that the study already holds; part of the seed, so that a resumed search
-            goes on to new points.
-    """
-    seed = space.search.seed + known
-    if space.search.sampler == "random":
-        return RandomSampler(seed=seed)
-    # A third of the budget at random, then the model: Optuna's own ten would be a whole search.
-    startup = max(3, min(10, space.search.trials // 3))
-    with warnings.catch_warnings():
-        # Optuna announces multivariate and group as experimental; its range is pinned.
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        return TPESampler(
-            seed=seed, n_startup_trials=startup, multivariate=True, group=True, constant_liar=True
+        wanted = states or (
+            OptunaState.RUNNING,
+            OptunaState.COMPLETE,
+            OptunaState.PRUNED,
+            OptunaState.FAIL,
         )
+        return self._study.get_trials(deepcopy=False, states=wanted)
+
+
+def _config(frozen: FrozenTrial) -> TrialConfig:
+    return TrialConfig.from_dict(json.loads(frozen.user_attrs[_CONFIG]))
 
 
 def _suggest(trial: optuna.Trial, name: str, domain: Choice | FloatRange | IntRange) -> Any:

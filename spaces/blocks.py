@@ -136,8 +136,8 @@ class SearchBlock(Block):
     """Trials in all, the baseline included."""
     metric: Literal["eval_loss"] = "eval_loss"
     """What trials are ranked by; lower is better."""
-    sampler: Literal["tpe", "random"] = "tpe"
-    """`tpe` learns from the trials so far; `random` does not."""
+    sampler: Literal["tpe", "gp", "cmaes", "random", "grid", "qmc"] = "tpe"
+    """`tpe`, `gp` and `cmaes` learn from the trials so far; `grid` tries every combination."""
     scheduler: Scheduler = Field(default_factory=AshaScheduler)
     """`asha` stops poor trials at rungs; `none` trains each to max_steps."""
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
@@ -146,6 +146,12 @@ class SearchBlock(Block):
     """Start no trial, and end the search, after so many minutes."""
     keep_adapters: Count = 3
     """How many of the best trials keep their weights."""
+    priors: bool = True
+    """Begin with configurations that published measurements speak for."""
+    checkpoint_minutes: Annotated[float, Field(gt=0)] = 10.0
+    """At most between two checkpoints of a trial; every evaluation makes one too."""
+    retries: Annotated[int, Field(ge=0)] = 3
+    """How often a trial whose worker died is taken up again."""
     baseline: bool = True
     """Run a published default configuration as trial 0, to have something to beat."""
 

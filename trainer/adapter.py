@@ -14,9 +14,11 @@ from peft.utils import ModulesToSaveWrapper
 from .base import BaseModel
 from .config import TrialConfig
 from .errors import TrialError
-from .folder import replace_folder
+from .folder import read_json, recover_folder, replace_folder, write_json
 from .targets import resolve_targets
 
+STEP = "step.json"
+"""Beside the adapter's weights: the optimizer step that they are of."""
 _LEAVES_BASE_ALONE = {True, False, "gaussian", "orthogonal", "eva"}
 """Initialisations that touch only the adapter; PiSSA, OLoRA, LoftQ and CorDA rewrite the base."""
 
@@ -83,11 +85,32 @@ def _take_off(model: PeftModel, base: BaseModel) -> None:
     base.model.eval()
 
 
-def save_adapter(model: PeftModel, target: Path) -> None:
-    """Write the adapter to ``target``, in place of an older one, in one move."""
+def save_adapter(model: PeftModel, target: Path, step: int) -> None:
+    """Write the adapter of optimizer step ``step`` to ``target``, replacing it in one move."""
     aside = target.with_name(f".{target.name}.new")
     shutil.rmtree(aside, ignore_errors=True)
     model.save_pretrained(str(aside))
     # peft's empty model-card form; the export writes a true one.
     (aside / "README.md").unlink(missing_ok=True)
+    write_json(aside / STEP, step)
     replace_folder(aside, target)
+
+
+def restore_adapter(checkpoint: Path, target: Path, step: int) -> None:
+    """Put the adapter of a checkpoint, which is of ``step``, at ``target``."""
+    aside = target.with_name(f".{target.name}.new")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    for path in checkpoint.glob("adapter_*"):
+        shutil.copy2(path, aside / path.name)
+    write_json(aside / STEP, step)
+    replace_folder(aside, target)
+
+
+def saved_step(target: Path) -> int | None:
+    """The optimizer step of the adapter at ``target``; None where there is no whole adapter."""
+    recover_folder(target)
+    try:
+        return int(read_json(target / STEP))
+    except TrialError:
+        return None

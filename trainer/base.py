@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import transformers
 from peft import prepare_model_for_kbit_training
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -178,7 +179,7 @@ def load_base(spec: BaseSpec, quantization: str | None = None) -> BaseModel:
         model = AUTO_CLASSES[spec.task].from_pretrained(
             spec.source, **_load_options(spec, kind, dtype, device), **spec.head_options()
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
         raise TrialError(f"{spec.name}: the model could not be loaded: {error}") from error

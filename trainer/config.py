@@ -25,6 +25,9 @@ class TrialConfig:
             in optimizer steps.
         rungs: optimizer steps after which the trial is evaluated, ascending; the last one is
             the horizon.
+        micro_batch: rows a forward pass to begin with, in place of
+            ``per_device_train_batch_size``, at the same effective batch; None for that.
+        checkpoint_minutes: at most between two checkpoints; each evaluation makes one too.
         baseline: whether this is the default configuration that every search is held against.
         params: the sampler's own parameters, by name; empty for a baseline outside the space.
     """
@@ -34,6 +37,8 @@ class TrialConfig:
     lora: Mapping[str, Any]
     train: Mapping[str, Any]
     rungs: tuple[int, ...]
+    micro_batch: int | None = None
+    checkpoint_minutes: float = 10.0
     baseline: bool = False
     params: Mapping[str, Any] | None = None
 
@@ -41,6 +46,25 @@ class TrialConfig:
     def max_steps(self) -> int:
         """The horizon, in optimizer steps."""
         return int(self.train["max_steps"])
+
+    @property
+    def effective_batch(self) -> int:
+        """Rows an optimizer step."""
+        batch = int(self.train["per_device_train_batch_size"])
+        return batch * int(self.train["gradient_accumulation_steps"])
+
+    def micro_batches(self) -> tuple[int, ...]:
+        """Rows a forward pass to try, one after another, as memory runs out: down to 1.
+
+        Each divides the one before it and is at most half of it, so that the effective batch, and
+        with it the schedule, stays.
+        """
+        size = self.micro_batch or int(self.train["per_device_train_batch_size"])
+        sizes = [size]
+        while size > 1:
+            size = next(part for part in range(size // 2, 0, -1) if size % part == 0)
+            sizes.append(size)
+        return tuple(sizes)
 
     def digest(self) -> str:
         """A hash of what is trained: equal for two trials exactly if they are duplicates."""

@@ -19,6 +19,7 @@ from peft import PeftModel
 from transformers import AutoTokenizer
 
 from ..spaces import ModelBlock
+from .adapter import STEP
 from .base import BaseModel, BaseSpec, load_base, load_tokenizer
 from .data import IGNORE, TokenizedData
 from .errors import TrialError
@@ -151,7 +152,7 @@ def sample_prompt(folder: Path, data: TokenizedData, task: str) -> str:
 
 
 def _write_adapter(source: Path, made: Path, spec: BaseSpec, recipe: Recipe) -> None:
-    shutil.copytree(source, made)
+    shutil.copytree(source, made, ignore=shutil.ignore_patterns(STEP))
     config = read_json(made / "adapter_config.json")
     config["base_model_name_or_path"] = spec.reference
     if spec.reference != spec.source:

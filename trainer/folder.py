@@ -8,24 +8,28 @@
       study.db              the Optuna study (SQLite); the truth about which trials exist
       base.json             the untouched base model's score
       data/                 tokenized splits (Arrow)
-      trials/0007/          metrics.jsonl, result.json, adapter/
+      trials/0007/          metrics.jsonl, result.json, adapter/; checkpoint/ while it runs
       leaderboard.{csv,json,md}
       ray/                  Ray Tune's experiment state
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from .errors import TrialError
 from .result import BaseScore, TrialResult
+
+_LOCK = ".lock"
 
 
 def write_text(path: Path, text: str) -> None:
@@ -63,12 +67,25 @@ def read_json(path: Path) -> Any:
 
 def replace_folder(new: Path, target: Path) -> None:
     """Put the finished folder ``new`` in ``target``'s place."""
-    old = target.with_name(f".{target.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
+    recover_folder(target)
+    old = _set_aside(target)
     if target.exists():
         target.rename(old)
     new.rename(target)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def recover_folder(target: Path) -> None:
+    """Undo a ``replace_folder`` that was killed between its two moves."""
+    old = _set_aside(target)
+    if target.exists():
+        shutil.rmtree(old, ignore_errors=True)
+    elif old.exists():
+        old.rename(target)
+
+
+def _set_aside(target: Path) -> Path:
+    return target.with_name(f".{target.name}.old")
 
 
 @dataclass(frozen=True)
@@ -93,6 +110,11 @@ class TrialFolder:
         return self.root / "adapter"
 
     @property
+    def checkpoint(self) -> Path:
+        """What a trial that was interrupted goes on from; gone once it has ended."""
+        return self.root / "checkpoint"
+
+    @property
     def scratch(self) -> Path:
         """Where the Trainer may write; nothing in it is kept."""
         return self.root / ".scratch"
@@ -103,19 +125,40 @@ class TrialFolder:
         with self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
+    def rewind_metrics(self, step: int) -> None:
+        """Drop the lines past ``step``, and one that was never finished."""
+        kept = []
+        for line in self.metrics.read_text("utf-8").splitlines() if self.metrics.exists() else ():
+            try:
+                if json.loads(line)["step"] <= step:
+                    kept.append(line + "\n")
+            except (ValueError, KeyError, TypeError):
+                continue
+        write_text(self.metrics, "".join(kept))
+
     def write_result(self, result: TrialResult) -> None:
         """Replace ``result``."""
         write_json(self.result, result.to_dict())
 
     def clear(self) -> None:
-        """Empty the folder, for a trial that starts over."""
-        shutil.rmtree(self.root, ignore_errors=True)
+        """Drop what a trial writes while it trains, for one that starts over.
+
+        ``result`` stays: the driver writes it, and may already have.
+        """
         self.root.mkdir(parents=True, exist_ok=True)
+        self.metrics.unlink(missing_ok=True)
+        self.drop_adapter()
+        self.drop_checkpoint()
 
     def drop_adapter(self) -> None:
         """Free the disk that the weights take; scores and metrics stay."""
-        shutil.rmtree(self.adapter, ignore_errors=True)
-        shutil.rmtree(self.scratch, ignore_errors=True)
+        for folder in (self.adapter, _set_aside(self.adapter), self.scratch):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def drop_checkpoint(self) -> None:
+        """Free the disk that the checkpoint takes."""
+        for folder in (self.checkpoint, _set_aside(self.checkpoint), self.scratch):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @dataclass(frozen=True)
@@ -138,8 +181,31 @@ class RunFolder:
 
     def discard_bare(self) -> None:
         """Remove the folder if nothing but the space has come into it yet."""
-        if [path.name for path in self.root.iterdir()] == [self.space.name]:
+        if {path.name for path in self.root.iterdir()} <= {_LOCK, self.space.name}:
             shutil.rmtree(self.root)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder for one search; the kernel lets go of it if the process dies.
+
+        Raises:
+            TrialError: another search holds it, or it cannot be written.
+        """
+        try:
+            file = (self.root / _LOCK).open("a+", encoding="utf-8")
+        except OSError as error:
+            raise TrialError(f"{self.root}: cannot be written: {error}") from error
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                file.seek(0)
+                who = f"process {file.read() or 'unknown'}"
+                raise TrialError(f"{self.root}: another search is running in it ({who})") from None
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            yield
 
     @property
     def name(self) -> str:
@@ -191,7 +257,9 @@ class RunFolder:
 
     def results(self) -> Iterator[TrialResult]:
         """Every trial's result, by number."""
-        for path in sorted(self.trials.glob("*/result.json")):
+        paths = self.trials.glob("*/result.json")
+        # By length first: trial 10000 comes after 9999.
+        for path in sorted(paths, key=lambda path: (len(path.parent.name), path)):
             yield TrialResult.from_dict(read_json(path))
 
     def write_base(self, score: BaseScore) -> None:

@@ -29,10 +29,13 @@ class Recorder:
         folder: where metrics go.
         report: asked at each evaluation whether to go on.
         tracker: sees every log line.
+        earlier: the result of a part of the trial that an interruption ended; it is added to.
 
     Attributes:
         result: what is known so far.
         save: called to keep the adapter when an evaluation is the best so far.
+        checkpoint: called after an evaluation, before ``report`` is asked: whatever it answers,
+            and whenever the process dies, nothing before that moment is done again.
     """
 
     def __init__(
@@ -41,26 +44,39 @@ class Recorder:
         folder: TrialFolder,
         report: Report,
         tracker: Tracker | None = None,
+        earlier: TrialResult | None = None,
     ) -> None:
-        self.result = TrialResult(config.number, TrialState.RUNNING, config.to_dict())
+        self.result = earlier or TrialResult(config.number, TrialState.RUNNING, config.to_dict())
         self._config, self._folder = config, folder
         self._report = report
-        self.save: Callable[[], None] = lambda: None
+        self.save: Callable[[int], None] = lambda step: None
+        self.checkpoint: Callable[[], None] = lambda: None
         self._tracker = tracker or NoTracker()
         self._meter = Meter()
-        self._start = time.perf_counter()
-        self._training_seconds = 0.0
+        self._start = time.perf_counter() - self.result.seconds
+        rate = self.result.tokens_per_second
+        self._training_seconds = self.result.tokens / rate if rate else 0.0
         self._outcome: TrialState | None = None
-        self._stale = 0
 
     @property
     def stopped(self) -> bool:
         """Whether the trial is to end before its horizon."""
         return self._outcome is not None
 
-    def parameters(self, trainable: int, total: int) -> None:
-        """Note how many parameters train, of how many."""
-        self.result = replace(self.result, trainable_parameters=trainable, total_parameters=total)
+    @property
+    def at_evaluation(self) -> bool:
+        """Whether the latest step is one that was evaluated."""
+        done = self.result.evaluations
+        return bool(done) and done[-1].step == self.result.step
+
+    def parameters(self, trainable: int, total: int, micro_batch: int) -> None:
+        """Note how many parameters train, of how many, and rows a forward pass."""
+        self.result = replace(
+            self.result,
+            trainable_parameters=trainable,
+            total_parameters=total,
+            micro_batch=micro_batch,
+        )
 
     def stepped(self, step: int, tokens: int, seconds: float) -> None:
         """An optimizer step has ended, ``tokens`` attended tokens in all, after ``seconds``."""
@@ -94,34 +110,49 @@ class Recorder:
         )
         best = self.result.score
         if best is None or loss < best:
-            self.save()
+            self.save(step)
             self.result = replace(self.result, score=loss, best_step=step)
         self.result = replace(
             self.result, step=step, evaluations=(*self.result.evaluations, evaluation)
         )
         self._measure()
-        self._decide(step, loss, best)
-
-    def _decide(self, step: int, loss: float, best: float | None) -> None:
-        patience = self._config.train.get("early_stopping_patience")
-        threshold = float(self._config.train.get("early_stopping_threshold") or 0.0)
-        better = best is None or loss < best - threshold
-        self._stale = 0 if better else self._stale + 1
-        at_end = step >= self._config.max_steps
-        if patience is not None and self._stale >= patience and not at_end:
-            self.result = replace(self.result, stopped_early=True)
-            self._outcome = TrialState.COMPLETE
-        elif not at_end and not self._report(self.result):
+        if step < self._config.max_steps:
             # The last evaluation is not put to the vote: the trial has ended anyway, and its
             # final result is what the driver is told.
+            self._decide()
+
+    def _decide(self) -> None:
+        patience = self._config.train.get("early_stopping_patience")
+        if patience is not None and self._stale() >= patience:
+            self.result = replace(self.result, stopped_early=True)
+            self._outcome = TrialState.COMPLETE
+            return
+        self.checkpoint()
+        self.ask()
+
+    def ask(self) -> None:
+        """Ask whether to go on after the latest evaluation."""
+        if not self._report(self.result):
             self._outcome = TrialState.PRUNED
+
+    def _stale(self) -> int:
+        """Evaluations in a row, up to now, that did not improve on the best before them."""
+        threshold = float(self._config.train.get("early_stopping_threshold") or 0.0)
+        best, stale = math.inf, 0
+        for evaluation in self.result.evaluations:
+            stale = 0 if evaluation.eval_loss < best - threshold else stale + 1
+            best = min(best, evaluation.eval_loss)
+        return stale
 
     def finished(self, state: TrialState | None = None, error: str | None = None) -> TrialResult:
         """The final result: ``state`` if given, else what the course of the trial says."""
         self._measure()
         self.result = self.result.ended(state or self._outcome or TrialState.COMPLETE, error)
-        self._track(lambda tracker: tracker.finish(self.result))
         return self.result
+
+    def close(self) -> None:
+        """Nothing more comes of the trial: let its tracker know the result."""
+        self._track(lambda tracker: tracker.finish(self.result))
 
     def _measure(self) -> None:
         self.result = replace(

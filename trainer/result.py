@@ -92,6 +92,8 @@ class TrialResult:
         peak_memory_bytes: peak resident memory of the worker process during the trial.
         gpu_memory_bytes: peak memory that torch reserved on the GPU; None without one.
         gpu_utilization: mean utilization of the GPU in percent (NVML); None without one.
+        micro_batch: rows a forward pass; less than the configuration's after running out of
+            memory, at the same effective batch.
         stopped_early: whether the trial's own early-stopping rule ended it.
         error: traceback of a trial that failed.
     """
@@ -111,6 +113,7 @@ class TrialResult:
     peak_memory_bytes: int | None = None
     gpu_memory_bytes: int | None = None
     gpu_utilization: float | None = None
+    micro_batch: int | None = None
     stopped_early: bool = False
     error: str | None = None
 

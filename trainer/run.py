@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 import shutil
 import time
 import traceback
@@ -20,10 +22,12 @@ from transformers import (
     set_seed,
 )
 
-from .adapter import attached, save_adapter
+from .adapter import attached, restore_adapter, save_adapter, saved_step
 from .base import BaseModel
+from .checkpoint import Checkpoint, find, seal
 from .config import TrialConfig
 from .data import TokenizedData
+from .errors import DiskFullError
 from .folder import TrialFolder
 from .precision import training_flags
 from .recorder import Recorder, Report
@@ -31,6 +35,10 @@ from .result import BaseScore, TrialResult, TrialState
 from .score import collator, score
 from .tracking import Tracker
 
+logger = logging.getLogger(__name__)
+
+_FULL = 2**20
+"""Bytes: with less left, whatever failed is taken to have failed for that."""
 _OWN_KEYS = {"early_stopping_patience", "early_stopping_threshold", "eval_steps"}
 """Fields of a space's ``train`` block that the harness itself acts on."""
 
@@ -42,43 +50,110 @@ def run_trial(
     report: Report,
     folder: TrialFolder,
     tracker: Tracker | None = None,
+    *,
+    resume: bool = False,
 ) -> TrialResult:
     """Train one configuration to its horizon, or until ``report`` says stop.
 
-    The same config on the same base and data gives the same losses again.
+    The same config on the same base and data gives the same losses again, whether or not the
+    trial was interrupted. When memory runs out, it goes on with fewer rows a forward pass and more
+    of them a step (see ``TrialConfig.micro_batches``).
 
     Args:
         config: what to train.
         base: lent; it is bare again afterwards (see ``BaseModel.spoiled``).
         data: the search's splits.
         report: called at every evaluation before the horizon.
-        folder: receives metrics and the best adapter.
+        folder: receives metrics, the best adapter and, while the trial runs, a checkpoint.
         tracker: sees every log line.
+        resume: go on from the folder's checkpoint, if it holds one. The answer to the
+            evaluation at that checkpoint is asked for again.
 
     Returns:
         The result in its final state. A trial that fails is a result, never an exception:
         FAILED with its traceback, OUT_OF_MEMORY, or DIVERGED.
+
+    Raises:
+        DiskFullError: nothing more can be written; the trial can go on from its checkpoint.
     """
-    folder.clear()
-    recorder = Recorder(config, folder, report, tracker)
+    if not resume:
+        folder.clear()
+    for micro_batch in config.micro_batches():
+        recorder = _attempt(config, micro_batch, base, data, report, folder, tracker)
+        # A base that the trial has changed is of no use for another attempt.
+        if recorder.result.state is not TrialState.OUT_OF_MEMORY or base.spoiled:
+            break
+        logger.warning("trial %d: out of memory at micro-batch %d", config.number, micro_batch)
+    folder.drop_checkpoint()
+    recorder.close()
+    return recorder.result
+
+
+def _attempt(
+    config: TrialConfig,
+    micro_batch: int,
+    base: BaseModel,
+    data: TokenizedData,
+    report: Report,
+    folder: TrialFolder,
+    tracker: Tracker | None,
+) -> Recorder:
+    checkpoint = _take_up(folder)
+    earlier = checkpoint.result if checkpoint else None
+    recorder = Recorder(config, folder, report, tracker, earlier)
     try:
         set_seed(int(config.train["seed"]))
         with attached(base, config) as model:
-            recorder.save = lambda: save_adapter(model, folder.adapter)
-            recorder.parameters(*model.get_nb_trainable_parameters())
-            _train(model, config, base, data, recorder, folder)
-        return recorder.finished()
-    except (MemoryError, torch.OutOfMemoryError):
-        return recorder.finished(TrialState.OUT_OF_MEMORY, traceback.format_exc())
+            recorder.save = lambda step: save_adapter(model, folder.adapter, step)
+            trainable, total = model.get_nb_trainable_parameters()
+            recorder.parameters(trainable, total, micro_batch)
+            _train(model, config, base, data, recorder, folder, checkpoint)
+        recorder.finished()
     except Exception as error:
-        # torch's CPU allocator has no exception of its own.
-        out_of_memory = "DefaultCPUAllocator" in str(error)
-        state = TrialState.OUT_OF_MEMORY if out_of_memory else TrialState.FAILED
-        return recorder.finished(state, traceback.format_exc())
+        if _disk_full(error, folder):
+            raise DiskFullError(f"{folder.root}: the disk is full; free some space") from error
+        recorder.finished(_failure(error), traceback.format_exc())
     finally:
         shutil.rmtree(folder.scratch, ignore_errors=True)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+    return recorder
+
+
+def _take_up(folder: TrialFolder) -> Checkpoint | None:
+    """The checkpoint to go on from, with adapter and metrics as they were at its moment.
+
+    None, and a folder as for a new trial, where there is no whole one.
+    """
+    found = find(folder.checkpoint)
+    if found is not None:
+        best = found.result.best_step
+        if best is not None and saved_step(folder.adapter) != best:
+            # Killed after a better evaluation's adapter had taken this one's place.
+            if found.result.step == best:
+                restore_adapter(found.folder, folder.adapter, best)
+            else:
+                found = None
+    if found is None:
+        folder.clear()
+    else:
+        folder.rewind_metrics(found.result.step)
+    return found
+
+
+def _failure(error: Exception) -> TrialState:
+    # torch's CPU allocator has no exception of its own.
+    memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    memory = memory or "DefaultCPUAllocator" in str(error)
+    return TrialState.OUT_OF_MEMORY if memory else TrialState.FAILED
+
+
+def _disk_full(error: Exception, folder: TrialFolder) -> bool:
+    # safetensors and torch wrap the system's error in classes of their own.
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    where = folder.root if folder.root.exists() else folder.root.parent
+    return "No space left" in str(error) or shutil.disk_usage(where).free < _FULL
 
 
 def score_base(base: BaseModel, data: TokenizedData, batch_size: int) -> BaseScore:
@@ -100,7 +175,9 @@ def score_on(model: Any, base: BaseModel, rows: Any, batch_size: int) -> tuple[f
     )
 
 
-def training_arguments(config: TrialConfig, base: BaseModel, scratch: Path) -> TrainingArguments:
+def training_arguments(
+    config: TrialConfig, base: BaseModel, scratch: Path, micro_batch: int
+) -> TrainingArguments:
     """The space's ``train`` fields and what the harness sets itself.
 
     Evaluation, saving and reporting are ours (rungs, best adapter, trackers), so the Trainer's
@@ -110,6 +187,8 @@ def training_arguments(config: TrialConfig, base: BaseModel, scratch: Path) -> T
     flags = training_flags(base.dtype, base.device, fields)
     for flag in ("bf16", "fp16", "tf32"):
         fields.pop(flag, None)
+    fields["per_device_train_batch_size"] = micro_batch
+    fields["gradient_accumulation_steps"] = config.effective_batch // micro_batch
     if fields.get("gradient_checkpointing"):
         # The re-entrant kind needs inputs that require gradients, which a frozen base lacks.
         fields.setdefault("gradient_checkpointing_kwargs", {"use_reentrant": False})
@@ -138,28 +217,48 @@ def _train(
     data: TokenizedData,
     recorder: Recorder,
     folder: TrialFolder,
+    checkpoint: Checkpoint | None,
 ) -> None:
+    micro_batch = recorder.result.micro_batch or 1
     trainer = TrialTrainer(
         base=base,
+        recorder=recorder,
+        folder=folder,
         model=model,
-        args=training_arguments(config, base, folder.scratch),
+        args=training_arguments(config, base, folder.scratch, micro_batch),
         train_dataset=data.train,
         eval_dataset=data.validation,
         data_collator=collator(base.tokenizer, config.task),
         callbacks=[_Rungs(config, recorder)],
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.train()
+    recorder.checkpoint = trainer.checkpoint
+    if checkpoint is not None and recorder.at_evaluation:
+        recorder.ask()
+        if recorder.stopped:
+            return
+    trainer.train(resume_from_checkpoint=str(checkpoint.folder) if checkpoint else None)
 
 
 class TrialTrainer(Trainer):  # type: ignore[misc]
-    """transformers' Trainer with an evaluation that is weighted by token (see ``score``)."""
+    """transformers' Trainer with an evaluation weighted by token and checkpoints that are whole."""
 
     control: TrainerControl
 
-    def __init__(self, *, base: BaseModel, **options: Any) -> None:
+    def __init__(
+        self, *, base: BaseModel, recorder: Recorder, folder: TrialFolder, **options: Any
+    ) -> None:
         super().__init__(**options)
-        self._base = base
+        self._base, self._recorder, self._folder = base, recorder, folder
+
+    def checkpoint(self) -> None:
+        """Write a checkpoint now."""
+        self._save_checkpoint(self.model, None)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        made = self._folder.scratch / f"checkpoint-{self.state.global_step}"
+        seal(made, self._folder.checkpoint, self._recorder.result)
 
     def evaluate(
         self,
@@ -184,7 +283,8 @@ class _Rungs(TrainerCallback):  # type: ignore[misc]
         self._rungs = set(config.rungs)
         self._every: int | None = config.train.get("eval_steps")
         self._recorder = recorder
-        self._began = 0.0
+        self._pause = 60 * config.checkpoint_minutes
+        self._began = self._kept = time.perf_counter()
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -199,6 +299,11 @@ class _Rungs(TrainerCallback):  # type: ignore[misc]
         self._recorder.stepped(step, seen, time.perf_counter() - self._began)
         extra = self._every is not None and step % self._every == 0
         control.should_evaluate = step in self._rungs or extra
+        if control.should_evaluate:
+            self._kept = time.perf_counter()
+        elif time.perf_counter() - self._kept > self._pause:
+            self._kept = time.perf_counter()
+            control.should_save = True
 
     def on_log(
         self,

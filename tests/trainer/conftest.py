@@ -166,8 +166,9 @@ def exported(
 
     def make(architecture: str = "llama", *, merge: bool = False, **options: Any) -> Path:
         data, target = tokenized(architecture), tmp_path / "out"
+        lora = {"target_modules": "all-linear", "r": 16, "lora_alpha": 32}
         config = make_config(
-            {"target_modules": "all-linear", "r": 16, "lora_alpha": 32},
+            {**lora, **options.pop("lora", {})},
             task=TASKS[architecture],
             max_steps=options.pop("steps", 2),
         )

@@ -97,26 +97,48 @@ def test_metrics_are_added_line_by_line(tmp_path: Path) -> None:
     assert [json.loads(line) for line in trial.metrics.read_text().splitlines()] == rows
 
 
-def test_dropping_the_adapter_keeps_the_numbers(tmp_path: Path) -> None:
+def test_rewinding_drops_later_lines_and_a_torn_one(tmp_path: Path) -> None:
     trial = TrialFolder(tmp_path / "0000")
-    trial.write_result(_result(0))
-    trial.append_metrics({"step": 1})
-    for folder in (trial.adapter, trial.scratch):
-        folder.mkdir()
-        (folder / "weights").write_text("x")
-    trial.drop_adapter()
-    trial.drop_adapter()
-    assert {path.name for path in trial.root.iterdir()} == {"result.json", "metrics.jsonl"}
+    trial.rewind_metrics(3)
+    assert trial.metrics.read_text() == ""
+    rows = [{"step": step, "loss": 0.5} for step in (1, 2, 3, 3, 4)]
+    for row in rows:
+        trial.append_metrics(row)
+    with trial.metrics.open("a") as file:
+        file.write('{"step": 2, "lo')
+    trial.rewind_metrics(3)
+    assert [json.loads(line) for line in trial.metrics.read_text().splitlines()] == rows[:4]
 
 
-def test_clearing_empties_the_folder(tmp_path: Path) -> None:
+@pytest.fixture
+def full(tmp_path: Path) -> TrialFolder:
+    """A trial's folder with everything in it that there can be."""
     trial = TrialFolder(tmp_path / "trials" / "0000")
-    trial.clear()
     trial.write_result(_result(0))
     trial.append_metrics({"step": 1})
-    trial.clear()
-    assert trial.root.is_dir()
-    assert list(trial.root.iterdir()) == []
+    for name in ("adapter", ".adapter.old", "checkpoint", ".checkpoint.old", ".scratch"):
+        write_text(trial.root / name / "weights", "x")
+    return trial
+
+
+def _left(trial: TrialFolder) -> set[str]:
+    return {path.name for path in trial.root.iterdir()}
+
+
+def test_dropping_weights_keeps_the_numbers(full: TrialFolder) -> None:
+    full.drop_adapter()
+    numbers = {"result.json", "metrics.jsonl"}
+    assert _left(full) == numbers | {"checkpoint", ".checkpoint.old"}
+    full.drop_checkpoint()
+    full.drop_checkpoint()
+    assert _left(full) == numbers
+
+
+def test_clearing_keeps_only_the_result(full: TrialFolder) -> None:
+    full.clear()
+    assert _left(full) == {"result.json"}
+    TrialFolder(full.root / "new").clear()
+    assert (full.root / "new").is_dir()
 
 
 @pytest.mark.parametrize(("also", "kept"), [(None, False), ("run.json", True), ("data", True)])

@@ -10,7 +10,13 @@ from pathlib import Path
 
 import pytest
 from tune_lora.trainer.errors import TrialError
-from tune_lora.trainer.folder import read_json, replace_folder, write_json, write_text
+from tune_lora.trainer.folder import (
+    read_json,
+    recover_folder,
+    replace_folder,
+    write_json,
+    write_text,
+)
 
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
@@ -118,3 +124,31 @@ def test_what_a_crash_left_is_swept_away(tmp_path: Path) -> None:
     replace_folder(_folder(tmp_path / "new", "new"), target)
     assert [path.name for path in target.iterdir()] == ["new"]
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_crash_between_the_two_moves_is_undone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, new = _folder(tmp_path / "adapter", "old"), _folder(tmp_path / "new", "new")
+    move = Path.rename
+
+    def crash(path: Path, to: Path) -> Path:
+        if path == new:
+            raise KeyboardInterrupt
+        return move(path, to)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", crash)
+        with pytest.raises(KeyboardInterrupt):
+            replace_folder(new, target)
+    assert not target.exists()
+    recover_folder(target)
+    assert [path.name for path in target.iterdir()] == ["old"]
+    replace_folder(new, target)
+    assert [path.name for path in target.iterdir()] == ["new"]
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_there_may_be_nothing_to_recover(tmp_path: Path) -> None:
+    recover_folder(tmp_path / "adapter")
+    assert list(tmp_path.iterdir()) == []

@@ -45,7 +45,9 @@ def test_template_of_the_recipe_is_used_with_its_input(exported: Export) -> None
 
 
 def test_it_learned_to_answer_and_to_stop(exported: Export) -> None:
-    answer = load_answerer(exported(steps=200)).answer(ROW, Decoding(max_new_tokens=60))
+    # The output head too: an adapter alone leaves a random model unsure of every token.
+    folder = exported(steps=100, lora={"modules_to_save": ["lm_head"]})
+    answer = load_answerer(folder).answer(ROW, Decoding(max_new_tokens=60))
     assert re.fullmatch(r'\{"apples":\d+\}', answer)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from gguf_file import write_gguf
+from transformers import AutoModelForCausalLM
 from tune_lora.spaces import DataBlock, ModelBlock
 from tune_lora.trainer.base import BaseSpec, load_base
 from tune_lora.trainer.data import tokenize
@@ -54,14 +56,20 @@ def test_the_end_token_is_supervised_where_it_pads(file: Path, pairs: Path) -> N
     assert tokenizer.decode(response[:-1]).startswith('{"apples":')
 
 
-def test_a_second_call_converts_nothing(file: Path, cache: Path) -> None:
+def test_a_second_call_converts_nothing(
+    file: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = convert(file)
-    marked = first / "config.json"
-    stamps = {path.name: path.stat().st_mtime_ns for path in first.iterdir()}
-    assert marked.name in stamps
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("read again")
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", refuse)
     assert convert(file) == first
-    assert {path.name: path.stat().st_mtime_ns for path in first.iterdir()} == stamps
-    assert [path.name for path in cache.iterdir()] == [first.name]
+    assert list(cache.iterdir()) == [first]
+    shutil.rmtree(first)
+    with pytest.raises(TrialError, match="read again"):
+        convert(file)
 
 
 def test_the_folder_is_named_by_the_content(file: Path, tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def replay(recorder: Recorder, losses: Sequence[float]) -> list[int]:
     """Evaluate once a step until the recorder stops; the steps at which it saved."""
     saved: list[int] = []
     for step, loss in enumerate(losses, 1):
-        recorder.save = lambda step=step: saved.append(step)  # type: ignore[misc]
+        recorder.save = saved.append
         recorder.evaluated(step, loss)
         if recorder.stopped:
             break
@@ -123,6 +123,8 @@ def test_tracker_sees_the_lines_of_the_file_and_the_final_result(folder: TrialFo
     recorder.logged(1, {"loss": 3.0, "learning_rate": 0.1})
     recorder.evaluated(2, 2.0)
     result = recorder.finished()
+    assert tracker.results == []
+    recorder.close()
     assert tracker.rows == [json.loads(line) for line in folder.metrics.read_text().splitlines()]
     assert [row["step"] for row in tracker.rows] == [1, 2]
     assert tracker.results == [result]
@@ -137,6 +139,7 @@ def test_tracker_that_breaks_is_logged_and_left(
     with caplog.at_level(logging.ERROR):
         replay(recorder, [3.0, 2.0])
         result = recorder.finished()
+        recorder.close()
     assert (result.state, result.score) == (TrialState.COMPLETE, 2.0)
     assert tracker.asked == asked
     assert [record.getMessage() for record in caplog.records] == ["trial 7 goes on untracked"]

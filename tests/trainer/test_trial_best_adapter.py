@@ -97,14 +97,16 @@ def test_only_the_adapter_is_kept(trial: Trial) -> None:
     assert sorted(path.name for path in outcome.folder.adapter.iterdir()) == [
         "adapter_config.json",
         "adapter_model.safetensors",
+        "step.json",
     ]
 
 
 def test_trial_that_starts_over_leaves_nothing_of_its_first_run(trial: Trial) -> None:
     first = trial(make_config())
-    (first.folder.root / "stale").write_text("x", encoding="utf-8")
+    (first.folder.adapter / "stale").write_text("x", encoding="utf-8")
     again = trial(make_config(), folder=first.folder)
-    assert not (first.folder.root / "stale").exists()
+    assert first.folder.adapter.is_dir()
+    assert not (first.folder.adapter / "stale").exists()
     assert again.rows("loss") == first.rows("loss")
     assert len(again.rows("loss")) == 4
 

@@ -55,7 +55,7 @@ def tracked(trial: Trial, settings: WandbSettings, *args: Any, **options: Any) -
 def test_two_trials_of_one_process_are_two_runs(trial: Trial, settings: WandbSettings) -> None:
     first = tracked(trial, settings, number=3, rungs=(2,))
     second = tracked(trial, settings, {"r": 2}, number=4, rungs=(1,), report=stop)
-    runs = records(Path(settings.folder))
+    runs = records(Path(settings.folder), runs=2)
     assert list(runs) == ["lively-search-trial-0003", "lively-search-trial-0004"]
     for outcome, rows in zip((first, second), runs.values(), strict=True):
         about = next(row.run for row in rows if row.HasField("run"))
@@ -128,11 +128,15 @@ def test_no_tracking_without_settings() -> None:
     require_wandb()
 
 
-def test_settings_give_a_wandb_tracker(settings: WandbSettings) -> None:
-    config = make_config()
-    tracker = make_tracker(settings, config)
-    assert isinstance(tracker, WandbTracker)
-    tracker.log({"step": 1, "loss": 2.5})
-    tracker._run.finish()
-    (rows,) = records(Path(settings.folder)).values()
-    assert history(rows, "loss") == {1: 2.5}
+def test_run_left_open_does_not_take_the_next_trials_metrics(settings: WandbSettings) -> None:
+    trackers = [make_tracker(settings, make_config(number=number)) for number in (1, 2)]
+    for loss, tracker in enumerate(trackers):
+        assert isinstance(tracker, WandbTracker)
+        tracker.log({"step": 1, "loss": loss})
+    for tracker in trackers:
+        tracker._run.finish()  # type: ignore[attr-defined]
+    runs = records(Path(settings.folder), runs=2)
+    assert {run: history(rows, "loss") for run, rows in runs.items()} == {
+        "lively-search-trial-0001": {1: 0},
+        "lively-search-trial-0002": {1: 1},
+    }

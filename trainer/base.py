@@ -173,6 +173,8 @@ def load_base(spec: BaseSpec, quantization: str | None = None) -> BaseModel:
     device = pick_device()
     dtype = compute_dtype(spec.dtype, device)
     kind = spec.quantization if quantization is None else quantization
+    if kind == "nf4":
+        _plain_linears()
     # A classification head starts random: seeded, every worker starts from the same one.
     transformers.set_seed(0)
     try:
@@ -185,6 +187,7 @@ def load_base(spec: BaseSpec, quantization: str | None = None) -> BaseModel:
         raise TrialError(f"{spec.name}: the model could not be loaded: {error}") from error
     if kind == "nf4":
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+        _check_quantized(model, spec)
         _never_repack(model)
     model.requires_grad_(False)
     model.eval()
@@ -193,6 +196,25 @@ def load_base(spec: BaseSpec, quantization: str | None = None) -> BaseModel:
         model.config.pad_token_id = tokenizer.pad_token_id
     _stop_where_rows_end(model, tokenizer)
     return BaseModel(spec, model, tokenizer, device, dtype)
+
+
+def _plain_linears() -> None:
+    """Let transformers quantize Falcon, whose linear layers are of a class of its own.
+
+    Only modules that are exactly ``nn.Linear`` are replaced by 4-bit ones. ``FalconLinear`` differs
+    from it in the order of its operations alone.
+    """
+    from transformers.models.falcon import modeling_falcon
+
+    modeling_falcon.FalconLinear = torch.nn.Linear
+
+
+def _check_quantized(model: PreTrainedModel, spec: BaseSpec) -> None:
+    from bitsandbytes.nn import Linear4bit
+
+    if not any(isinstance(module, Linear4bit) for module in model.modules()):
+        rule = "nothing in this model could be quantized; write model.quantization=none"
+        raise TrialError(f"{spec.name}: {rule}")
 
 
 def _never_repack(model: PreTrainedModel) -> None:

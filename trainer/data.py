@@ -86,6 +86,9 @@ def tokenize(block: DataBlock, task: str, tokenizer: PreTrainedTokenizerBase) ->
     """
     rows = read_splits(block)
     labels = tuple(sorted(set(rows["train"]["label"]))) if task == "SEQ_CLS" else ()
+    if len(labels) == 1:
+        rule = f"every training row has the class {labels[0]!r}; there is nothing to tell apart"
+        raise SpaceError.single("data.fields.label", block.fields.get("label", "label"), rule)
     encode = _Encoder(block, task, tokenizer, labels)
     made, stats = {}, {}
     for split in SPLITS:

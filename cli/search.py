@@ -40,6 +40,18 @@ def search(
             "for debugging.",
         ),
     ] = False,
+    audit: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Finish N of the trials that were stopped early, to see whether that was right.",
+        ),
+    ] = 0,
+    warm_start: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Begin with the best configurations of another run."),
+    ] = None,
 ) -> None:
     """Search a space: train its trials, stop those that fall behind, rank the rest."""
     from ..spaces import load_space
@@ -47,18 +59,23 @@ def search(
     loaded = load_space(space, overrides or [])
     if run is not None and resume is not None:
         raise typer.BadParameter("give --run for a new run or --resume for an old one, not both")
+    if local and audit:
+        raise typer.BadParameter("--audit finishes what ASHA stopped, and --local stops nothing")
 
     from rich.console import Console
 
     console = Console()
     from ..search import driver
+    from ..search.warm_start import warm_params
+    from ..trainer.folder import RunFolder
 
+    first = [] if warm_start is None else warm_params(RunFolder.open(warm_start), loaded)
     if resume is not None:
         folder = driver.resumed_run(loaded, resume)
     else:
         stamp = time.strftime("%Y%m%d-%H%M%S")
         folder = driver.new_run(loaded, run or Path("runs") / f"{loaded.name}-{stamp}")
-    outcome = driver.run_search(loaded, folder, console, local=local)
+    outcome = driver.run_search(loaded, folder, console, local=local, audits=audit, first=first)
     again = ["tune-lora", "search", space, *(overrides or []), *(["--local"] if local else [])]
     _show(outcome, console, again)
 

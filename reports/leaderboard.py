@@ -15,6 +15,7 @@ from typing import Any
 
 from ..trainer.folder import RunFolder
 from ..trainer.result import TrialState
+from .agreement import Audit, RungAgreement, agreement, audits
 from .rows import SHOWN_ALWAYS, Kind, Row, base_row, shown_names, shown_params, trial_row
 
 __all__ = ["Kind", "Leaderboard", "Row", "build", "merge"]
@@ -31,6 +32,8 @@ class Leaderboard:
         about: the run's ``run.json``; of several, ``{"runs": {name: run.json}}``.
         runs: names of the runs.
         warnings: what a reader must know before comparing rows.
+        agreement: each rung's ranking against the final one; empty for several runs.
+        audits: stopped trials that were finished on request; empty for several runs.
     """
 
     name: str
@@ -39,6 +42,8 @@ class Leaderboard:
     about: Mapping[str, Any] = field(default_factory=dict)
     runs: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    agreement: tuple[RungAgreement, ...] = ()
+    audits: tuple[Audit, ...] = ()
 
     @property
     def best(self) -> Row | None:
@@ -77,11 +82,21 @@ def build(run: RunFolder) -> Leaderboard:
     base = run.read_base()
     about = run.read_about() if run.about.is_file() else {}
     rows = [] if base is None else [base_row(base, run.name)]
-    for result in run.results():
+    results = list(run.results())
+    finished = run.audits()
+    for result in results:
         kept = run.trial(result.number).adapter.is_dir()
         rows.append(trial_row(result, base, run.name, kept))
     metric = str(about.get("metric", "eval_loss"))
-    return Leaderboard(run.name, metric, _ranked(rows), about, (run.name,))
+    return Leaderboard(
+        run.name,
+        metric,
+        _ranked(rows),
+        about,
+        (run.name,),
+        agreement=agreement(results, finished),
+        audits=audits(results, finished),
+    )
 
 
 def merge(boards: Sequence[Leaderboard]) -> Leaderboard:

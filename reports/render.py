@@ -72,6 +72,8 @@ def to_json(board: Leaderboard) -> str:
         "runs": board.runs,
         "warnings": board.warnings,
         "best": None if best is None else {"run": best.run, "name": best.name},
+        "agreement": [asdict(rung) for rung in board.agreement],
+        "audits": [asdict(audit) for audit in board.audits],
         "rows": [asdict(row) for row in board.rows],
         "about": board.about,
     }
@@ -84,7 +86,31 @@ def to_markdown(board: Leaderboard) -> str:
     cells = [[_markdown_cell(board, row, name) for name in columns] for row in board.rows]
     aligns: list[Align] = ["left" if name in _LEFT else "right" for name in columns]
     parts = [f"# Leaderboard: {escape(board.name)}\n", f"{escape(verdict(board))}\n"]
-    return "\n".join([*parts, table(columns, cells, aligns)])
+    return "\n".join([*parts, table(columns, cells, aligns), *_agreement(board)])
+
+
+def _agreement(board: Leaderboard) -> list[str]:
+    """Whether the rungs told what the horizon did, and what the scheduler got wrong."""
+    parts = []
+    if board.agreement:
+        rungs = [
+            (str(r.step), formats.short(r.spearman), str(r.trials), str(r.audited))
+            for r in board.agreement
+        ]
+        parts.append(f"\n## Early stopping\n\n{table(_RUNG, rungs, ['right'] * 4)}")
+    if board.audits:
+        cells = [
+            (
+                str(a.trial),
+                str(a.stopped_at),
+                formats.loss(a.score),
+                formats.loss(a.finished),
+                "yes" if a.wrong else "no",
+            )
+            for a in board.audits
+        ]
+        parts.append(f"\n{table(_AUDIT, cells, ['right'] * 5)}")
+    return parts
 
 
 def write(run: RunFolder, board: Leaderboard) -> None:
@@ -97,6 +123,8 @@ def write(run: RunFolder, board: Leaderboard) -> None:
         write_text(run.leaderboard(suffix), text)
 
 
+_RUNG = ("rung (step)", "Spearman with the final ranking", "trials", "audited")
+_AUDIT = ("audited trial", "stopped at", "loss then", "at the horizon", "wrongly stopped")
 _LEFT = {"run", "trial", "state", "target_modules", "reason"}
 
 

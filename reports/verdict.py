@@ -19,6 +19,7 @@ def verdict(board: Leaderboard) -> str:
     best = board.best
     parts = [_standing(board, best) if best else "No trial has a score to rank."]
     parts.append(_counts(board))
+    parts.append(_early_stopping(board))
     parts += [f"Caution: {warning}." for warning in board.warnings]
     return " ".join(part for part in parts if part)
 
@@ -63,6 +64,18 @@ def _distance(best: Row, loss: float) -> str:
     if gain == 0:
         return "level with"
     return f"{short(abs(gain))} {'below' if gain > 0 else 'above'}"
+
+
+def _early_stopping(board: Leaderboard) -> str:
+    """How the rungs' rankings agreed with the final one, and what the audit found."""
+    known = [rung for rung in board.agreement if rung.spearman is not None]
+    each = ", ".join(f"{short(r.spearman)} at step {r.step} ({r.trials} trials)" for r in known)
+    text = f"Rungs against the final ranking (Spearman): {each}." if known else ""
+    if not board.audits:
+        return text
+    wrong = sum(audit.wrong for audit in board.audits)
+    audited = f"{wrong} of {len(board.audits)} audited trials were stopped wrongly."
+    return f"{text} {audited}".strip()
 
 
 def _counts(board: Leaderboard) -> str:

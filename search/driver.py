@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import platform
 import shlex
+import shutil
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
@@ -19,14 +20,15 @@ from typing import Any
 from rich.console import Console
 
 from ..reports import leaderboard, render
-from ..spaces import Fault, Space, SpaceError, dump_space, load_space
+from ..reports.formats import size
+from ..spaces import Fault, Label, Space, SpaceError, dump_space, load_space
 from ..trainer.errors import TrialError
 from ..trainer.folder import RunFolder, write_json, write_text
 from ..trainer.tracking import WandbSettings, require_wandb
 from .ledger import Ledger
 from .live import make_display
 from .preflight import Preflight, preflight
-from .resources import Allocation, allocate, visible_cores
+from .resources import Allocation, allocate, disk_budget, visible_cores
 from .study import Study
 
 logger = logging.getLogger(__name__)
@@ -156,7 +158,15 @@ def _differences(old: Any, new: Any, path: str = "") -> dict[str, tuple[Any, Any
     return {} if old == new or path == "name" else {path: (old, new)}
 
 
-def run_search(space: Space, run: RunFolder, console: Console, *, local: bool) -> SearchOutcome:
+def run_search(
+    space: Space,
+    run: RunFolder,
+    console: Console,
+    *,
+    local: bool,
+    audits: int = 0,
+    first: Sequence[Mapping[str, Label]] = (),
+) -> SearchOutcome:
     """Run ``space``'s trials, or those that are left, and rank them.
 
     Args:
@@ -164,6 +174,8 @@ def run_search(space: Space, run: RunFolder, console: Console, *, local: bool) -
         run: from ``new_run`` or ``resumed_run``.
         console: where the course is shown.
         local: one trial after another in this process, instead of Ray.
+        audits: stopped trials to finish at the end, to see whether stopping them was right.
+        first: parameters to begin with, before the priors.
 
     Raises:
         SpaceError: the space does not fit the model, the data or the machine.
@@ -171,10 +183,18 @@ def run_search(space: Space, run: RunFolder, console: Console, *, local: bool) -
             written.
     """
     with run.locked():
-        return _run_locked(space, run, console, local=local)
+        return _run_locked(space, run, console, local=local, audits=audits, first=first)
 
 
-def _run_locked(space: Space, run: RunFolder, console: Console, *, local: bool) -> SearchOutcome:
+def _run_locked(
+    space: Space,
+    run: RunFolder,
+    console: Console,
+    *,
+    local: bool,
+    audits: int,
+    first: Sequence[Mapping[str, Label]],
+) -> SearchOutcome:
     console.print(f"run folder: {run.root}", highlight=False, soft_wrap=True)
     try:
         tracking = _tracking(space, run)
@@ -187,8 +207,10 @@ def _run_locked(space: Space, run: RunFolder, console: Console, *, local: bool) 
     ready.data.save(run.data)
     _write_about(space, run, ready)
     _say_plan(space, ready, allocation, console)
+    _say_disk(space, run, ready, allocation, console)
     stop = StopSignal(space.search.time_limit_minutes)
-    ledger = Ledger(space, run, Study(space, run.study, run.name))
+    study = Study(space, run.study, run.name, first)
+    ledger = Ledger(space, run, study, audits=audits)
     ledger.restore()
 
     def close() -> None:
@@ -271,6 +293,29 @@ def _write_about(space: Space, run: RunFolder, ready: Preflight) -> None:
         "versions": versions(),
     }
     write_json(run.about, about)
+
+
+def _say_disk(
+    space: Space, run: RunFolder, ready: Preflight, allocation: Allocation, console: Console
+) -> None:
+    """The most that the run folder can come to hold, against what is free.
+
+    Raises:
+        TrialError: less is free.
+    """
+    needed = disk_budget(ready.largest_adapter, space.search.keep_adapters, allocation.workers)
+    free = shutil.disk_usage(run.root).free
+    console.print(
+        f"disk:   at most {size(needed)} for the {space.search.keep_adapters} best adapters and "
+        f"{allocation.workers} running trial(s); {size(free)} are free",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if free < needed:
+        raise TrialError(
+            f"{run.root}: needs up to {size(needed)}, and {size(free)} are free; free some space, "
+            "or give --run a folder on another disk"
+        )
 
 
 def _say_plan(space: Space, ready: Preflight, allocation: Allocation, console: Console) -> None:

@@ -6,6 +6,7 @@ the same way whoever ran it.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ class Ledger:
         results: the latest of every trial, by number.
         closed: set when the search is being stopped: what ends after that is not an outcome of
             the trial, so it stays RUNNING in the study and a resumed search takes it up.
+        audits: how many stopped trials to finish once all others have ended.
         halted: why the books can no longer be kept (a full disk, say); it closes them too.
     """
 
@@ -40,7 +42,9 @@ class Ledger:
     watchers: list[Watcher] = field(default_factory=list)
     results: dict[int, TrialResult] = field(default_factory=dict)
     closed: bool = False
+    audits: int = 0
     halted: str | None = None
+    _auditing: set[int] = field(default_factory=set)
 
     def restore(self) -> None:
         """Take in what an earlier part of this search has left.
@@ -69,6 +73,32 @@ class Ledger:
                 self._enter(TrialResult(config.number, TrialState.RUNNING, config.to_dict()))
             return config
         return None
+
+    def next_audit(self) -> TrialConfig | None:
+        """A stopped trial to finish, chosen at random by the search's seed; None when done."""
+        done = self.run.audits()
+        stopped = [n for n, r in sorted(self.results.items()) if r.state is TrialState.PRUNED]
+        wanted = min(self.audits, len(stopped))
+        chosen = random.Random(self.space.search.seed).sample(stopped, wanted)
+        for number in chosen:
+            if number not in done and number not in self._auditing:
+                self._auditing.add(number)
+                return self.study.config(number)
+        return None
+
+    def audited(self, result: TrialResult) -> None:
+        """A stopped trial has been finished; its place in the ranking stays what it was."""
+        if not self.closed:
+            with self._keeping():
+                folder = self.run.trial(result.number).audit
+                folder.write_result(result)
+                folder.drop_adapter()
+                folder.drop_checkpoint()
+
+    @property
+    def running(self) -> bool:
+        """Whether some trial has not ended."""
+        return any(not result.state.finished for result in self.results.values())
 
     def progress(self, result: TrialResult) -> None:
         """A trial has been evaluated and goes on."""

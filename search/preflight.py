@@ -10,21 +10,26 @@ import logging
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..spaces import Choice, Space, SpaceError
+from ..spaces import Choice, IntRange, Space, SpaceError
 from ..trainer.base import BaseSpec, load_tokenizer, meta_model
 from ..trainer.data import TokenizedData, tokenize
 from ..trainer.errors import TrialError
-from ..trainer.targets import resolve_targets
+from ..trainer.targets import adapter_parameters, resolve_targets
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Preflight:
-    """What the trials share."""
+    """What the trials share.
+
+    Attributes:
+        largest_adapter: trainable parameters of the largest adapter in the space.
+    """
 
     spec: BaseSpec
     data: TokenizedData
+    largest_adapter: int
 
 
 def preflight(space: Space) -> Preflight:
@@ -39,8 +44,8 @@ def preflight(space: Space) -> Preflight:
     data = tokenize(space.data, model.task, load_tokenizer(spec))
     if model.task == "SEQ_CLS":
         spec = _with_labels(spec, space, data)
-    _check_targets(space, spec)
-    return Preflight(spec, data)
+    largest = _check_targets(space, spec)
+    return Preflight(spec, data, largest)
 
 
 def _with_labels(spec: BaseSpec, space: Space, data: TokenizedData) -> BaseSpec:
@@ -51,14 +56,28 @@ def _with_labels(spec: BaseSpec, space: Space, data: TokenizedData) -> BaseSpec:
     return replace(spec, labels=data.labels)
 
 
-def _check_targets(space: Space, spec: BaseSpec) -> None:
-    """Every choice, and the baseline's, before any trial: one that fails later wastes the rest."""
+def _check_targets(space: Space, spec: BaseSpec) -> int:
+    """Every choice, and the baseline's, before any trial: one that fails later wastes the rest.
+
+    Returns:
+        Trainable parameters of the largest adapter: the most targets at the highest rank.
+    """
     try:
         model = meta_model(spec)
     except TrialError as error:
         raise SpaceError.single("model.name", space.model.name, str(error)) from error
-    for value in target_choices(space):
-        resolve_targets(value, model)
+    highest = _highest_rank(space)
+    resolved = [resolve_targets(value, model) for value in target_choices(space)]
+    return max((adapter_parameters(targets, highest, model) for targets in resolved), default=0)
+
+
+def _highest_rank(space: Space) -> int:
+    domain = space.lora.get("r")
+    if isinstance(domain, Choice):
+        return max(int(str(option.value)) for option in domain.options)
+    if isinstance(domain, IntRange):
+        return domain.high
+    return int(str(domain))
 
 
 def target_choices(space: Space) -> list[Any]:

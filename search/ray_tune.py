@@ -50,13 +50,14 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         super().__init__(metric="eval_loss", mode="min")
         self._ledger = ledger
         self._numbers: dict[str, int] = {}
+        self._audits: set[str] = set()
         self._base_scorer: str | None = None
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next configuration, FINISHED when there are no more."""
         config = self._ledger.next_config()
         if config is None:
-            return str(Searcher.FINISHED)
+            return self._suggest_audit(trial_id)
         self._numbers[trial_id] = config.number
         # One trial scores the base before it trains; if its worker dies first, the next one does.
         score_base = self._base_scorer is None and self._ledger.run.read_base() is None
@@ -64,15 +65,29 @@ class StudySearcher(Searcher):  # type: ignore[misc]
             self._base_scorer = trial_id
         return {"trial": json.dumps(config.to_dict()), "score_base": score_base}
 
+    def _suggest_audit(self, trial_id: str) -> dict[str, Any] | str | None:
+        """A stopped trial to finish; None, Ray's word for later, while others still run."""
+        if self._ledger.audits and self._ledger.running and not self._ledger.closed:
+            return None
+        config = self._ledger.next_audit()
+        if config is None:
+            return str(Searcher.FINISHED)
+        self._audits.add(trial_id)
+        return {"trial": json.dumps(config.to_dict()), "score_base": False, "audit": True}
+
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """A trial has been evaluated."""
-        if "result" in result:
+        if "result" in result and trial_id not in self._audits:
             self._ledger.progress(_unpack(result))
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         """A trial has ended: by itself, by the scheduler, or with its worker."""
+        if trial_id in self._audits:
+            if not error and result and "result" in result:
+                self._ledger.audited(_unpack(result))
+            return
         number = self._numbers.pop(trial_id, None)
         if trial_id == self._base_scorer:
             self._base_scorer = None
@@ -123,6 +138,8 @@ class Asha(AsyncHyperBandScheduler):  # type: ignore[misc]
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Stop a trial that is not in the top ``1 / reduction_factor`` of its rung."""
+        if result.get("audit"):
+            return str(TrialScheduler.CONTINUE)
         for milestone, recorded in self._rungs():
             # A trial that was taken up again is judged once at a rung, not against itself.
             if milestone == result.get("step"):

@@ -55,6 +55,7 @@ class TrialWorker(tune.Trainable):  # type: ignore[misc]
             "number": result.number,
             "step": result.step,
             "baseline": result.baseline,
+            "audit": self._audit,
             "result": json.dumps(result.to_dict()),
             "done": result.state.finished,
             **(
@@ -75,6 +76,7 @@ class TrialWorker(tune.Trainable):  # type: ignore[misc]
         """Nothing: see ``save_checkpoint``."""
 
     def _prepare(self, config: dict[str, Any]) -> SteppedTrial:
+        self._audit = bool(config.get("audit"))
         trial = TrialConfig.from_dict(json.loads(config["trial"]))
         return SteppedTrial(lambda report: self._run(trial, config["score_base"], report))
 
@@ -108,5 +110,9 @@ class TrialWorker(tune.Trainable):  # type: ignore[misc]
             self._root.write_base(run.score_base(self._base, self._data, batch))
         settings = tracking.WandbSettings(**self._tracking) if self._tracking else None
         folder = self._root.trial(config.number)
-        tracker = tracking.make_tracker(settings, config)
+        tracker = None
+        if self._audit:
+            folder = folder.audit
+        else:
+            tracker = tracking.make_tracker(settings, config)
         return run.run_trial(config, self._base, self._data, report, folder, tracker, resume=True)

@@ -78,3 +78,20 @@ def _carried(gpus: int, per_trial: float) -> int:
     if per_trial < 1:
         return gpus * int(1 / per_trial + 1e-9)
     return int(gpus / per_trial)
+
+
+def disk_budget(parameters: int, adapters: int, workers: int) -> int:
+    """The most that adapters and checkpoints of a search take, in bytes.
+
+    A kept adapter is 4 bytes a parameter. A running trial has its best adapter, which may be
+    written anew beside the old one, and a checkpoint likewise: adapter and at most two fp32 moments
+    of the optimizer.
+
+    Args:
+        parameters: trainable ones of the largest adapter in the space.
+        adapters: that are kept (``search.keep_adapters``).
+        workers: trials at a time.
+    """
+    adapter = 4 * parameters
+    checkpoint = adapter + 2 * 4 * parameters
+    return adapter * adapters + workers * 2 * (adapter + checkpoint)

@@ -7,7 +7,7 @@ one that broke is FAIL, and only one that reached its horizon is COMPLETE.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 
-from ..spaces import Choice, FloatRange, IntRange, Space
+from ..spaces import Choice, FloatRange, IntRange, Label, Space
 from ..trainer.config import TrialConfig
 from ..trainer.errors import TrialError
 from ..trainer.result import TrialResult, TrialState
@@ -41,13 +41,20 @@ class Study:
         space: to sample from.
         path: of the SQLite file; made where it is missing.
         name: of the study inside it.
+        first: parameters to try before all others, where the study is new.
 
     Raises:
         TrialError: the file is no Optuna study.
     """
 
-    def __init__(self, space: Space, path: Path, name: str) -> None:
-        self._space = space
+    def __init__(
+        self,
+        space: Space,
+        path: Path,
+        name: str,
+        first: Sequence[Mapping[str, Label]] = (),
+    ) -> None:
+        self._space, self._wanted = space, first
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         try:
             storage = RDBStorage(
@@ -128,7 +135,8 @@ class Study:
     def _first(self) -> TrialConfig | None:
         """The default configuration if it is wanted; what is to follow it is enqueued."""
         first = self._ask_baseline() if self._space.search.baseline else None
-        for params in prior_params(self._space) if self._space.search.priors else ():
+        priors = prior_params(self._space) if self._space.search.priors else []
+        for params in (*map(dict, self._wanted), *priors):
             self._study.enqueue_trial(params, skip_if_exists=True)
         return first or self._ask()
 

@@ -115,6 +115,11 @@ class TrialFolder:
         return self.root / "checkpoint"
 
     @property
+    def audit(self) -> TrialFolder:
+        """Where a stopped trial is finished on request, beside what it was when it was stopped."""
+        return TrialFolder(self.root / "audit")
+
+    @property
     def scratch(self) -> Path:
         """Where the Trainer may write; nothing in it is kept."""
         return self.root / ".scratch"
@@ -261,6 +266,13 @@ class RunFolder:
         # By length first: trial 10000 comes after 9999.
         for path in sorted(paths, key=lambda path: (len(path.parent.name), path)):
             yield TrialResult.from_dict(read_json(path))
+
+    def audits(self) -> dict[int, TrialResult]:
+        """The stopped trials that were finished on request, by number."""
+        found = [
+            TrialResult.from_dict(read_json(p)) for p in self.trials.glob("*/audit/result.json")
+        ]
+        return {result.number: result for result in found}
 
     def write_base(self, score: BaseScore) -> None:
         """Keep the base model's score."""

@@ -84,7 +84,9 @@ def run_trial(
         if recorder.result.state is not TrialState.OUT_OF_MEMORY or base.spoiled:
             break
         logger.warning("trial %d: out of memory at micro-batch %d", config.number, micro_batch)
-    folder.drop_checkpoint()
+    if recorder.result.state is not TrialState.PRUNED:
+        # One that was stopped may have been so for good, or only because the search was.
+        folder.drop_checkpoint()
     recorder.close()
     return recorder.result
 

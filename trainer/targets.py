@@ -51,6 +51,31 @@ def resolve_targets(value: str | Sequence[str], model: nn.Module) -> str | list[
     return list(value)
 
 
+def adapter_parameters(targets: str | Sequence[str], r: int, model: nn.Module) -> int:
+    """Trainable parameters of LoRA matrices on these modules: ``r x (in + out)`` each.
+
+    Args:
+        targets: from ``resolve_targets``.
+        r: the rank.
+        model: its modules; weights may be on the meta device.
+    """
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    total = 0
+    for path, module in model.named_modules():
+        weight = getattr(module, "weight", None)
+        if not isinstance(module, _TARGETABLE) or weight is None:
+            continue
+        if targets == "all-linear":
+            chosen = isinstance(module, nn.Linear | Conv1D) and module is not head
+        elif isinstance(targets, str):
+            chosen = re.fullmatch(targets, path) is not None
+        else:
+            chosen = any(path == name or path.endswith(f".{name}") for name in targets)
+        if chosen:
+            total += r * (weight.shape[0] + weight[0].numel())
+    return total
+
+
 def _preset(name: str, model: nn.Module) -> list[str]:
     inside = [path for path in _linear_paths(model) if _block_suffix(path) is not None]
     attention = [path for path in inside if _in_attention(path)]

@@ -24,6 +24,14 @@ class Answer(NamedTuple):
 Tool = Callable[..., Answer]
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    """Tiny models gain nothing from threads, and lose much where other work holds the cores."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
 @pytest.fixture
 def tool(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Tool:
     """``tool("validate", "llama")``: the entry point, in this process."""

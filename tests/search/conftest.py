@@ -10,6 +10,14 @@ from tune_lora.spaces import Space, load_space
 from tune_lora.trainer.folder import RunFolder, write_text
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    """Tiny models gain nothing from threads, and lose much where other work holds the cores."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
 @pytest.fixture
 def space_of(space_file: Callable[..., Path]) -> Callable[..., Space]:
     """``space_of("lora.r=4", search={...})``: the tiny space with overrides and blocks."""

@@ -14,7 +14,7 @@ from peft.utils import ModulesToSaveWrapper
 from .base import BaseModel
 from .config import TrialConfig
 from .errors import TrialError
-from .folder import read_json, recover_folder, replace_folder, write_json
+from .folder import TrialFolder, read_json, recover_folder, replace_folder, write_json
 from .targets import resolve_targets
 
 STEP = "step.json"
@@ -85,26 +85,26 @@ def _take_off(model: PeftModel, base: BaseModel) -> None:
     base.model.eval()
 
 
-def save_adapter(model: PeftModel, target: Path, step: int) -> None:
-    """Write the adapter of optimizer step ``step`` to ``target``, replacing it in one move."""
-    aside = target.with_name(f".{target.name}.new")
+def save_adapter(model: PeftModel, folder: TrialFolder, step: int) -> None:
+    """Keep the adapter of optimizer step ``step``, in one move."""
+    aside = folder.staged_adapter
     shutil.rmtree(aside, ignore_errors=True)
     model.save_pretrained(str(aside))
     # peft's empty model-card form; the export writes a true one.
     (aside / "README.md").unlink(missing_ok=True)
     write_json(aside / STEP, step)
-    replace_folder(aside, target)
+    replace_folder(aside, folder.adapter)
 
 
-def restore_adapter(checkpoint: Path, target: Path, step: int) -> None:
-    """Put the adapter of a checkpoint, which is of ``step``, at ``target``."""
-    aside = target.with_name(f".{target.name}.new")
+def restore_adapter(checkpoint: Path, folder: TrialFolder, step: int) -> None:
+    """Keep the adapter of a checkpoint, which is of ``step``."""
+    aside = folder.staged_adapter
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     for path in checkpoint.glob("adapter_*"):
         shutil.copy2(path, aside / path.name)
     write_json(aside / STEP, step)
-    replace_folder(aside, target)
+    replace_folder(aside, folder.adapter)
 
 
 def saved_step(target: Path) -> int | None:

@@ -249,6 +249,9 @@ def _load_options(
         "device_map": {"": 0 if device.type == "cuda" else "cpu"},
         "trust_remote_code": spec.trust_remote_code,
     }
+    if spec.task == "SEQ_CLS":
+        # A head for other classes, of a model that was a classifier before, makes way for a new one.
+        options["ignore_mismatched_sizes"] = True
     if spec.attn_implementation is not None:
         options["attn_implementation"] = spec.attn_implementation
     if quantization == "nf4":

@@ -124,6 +124,11 @@ class TrialFolder:
         """Where the Trainer may write; nothing in it is kept."""
         return self.root / ".scratch"
 
+    @property
+    def staged_adapter(self) -> Path:
+        """Where ``adapter`` is written before it takes its place."""
+        return self.scratch / "adapter"
+
     def append_metrics(self, row: Mapping[str, Any]) -> None:
         """Add one line to ``metrics``."""
         self.root.mkdir(parents=True, exist_ok=True)

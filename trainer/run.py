@@ -106,7 +106,7 @@ def _attempt(
     try:
         set_seed(int(config.train["seed"]))
         with attached(base, config) as model:
-            recorder.save = lambda step: save_adapter(model, folder.adapter, step)
+            recorder.save = lambda step: save_adapter(model, folder, step)
             trainable, total = model.get_nb_trainable_parameters()
             recorder.parameters(trainable, total, micro_batch)
             _train(model, config, base, data, recorder, folder, checkpoint)
@@ -133,7 +133,7 @@ def _take_up(folder: TrialFolder) -> Checkpoint | None:
         if best is not None and saved_step(folder.adapter) != best:
             # Killed after a better evaluation's adapter had taken this one's place.
             if found.result.step == best:
-                restore_adapter(found.folder, folder.adapter, best)
+                restore_adapter(found.folder, folder, best)
             else:
                 found = None
     if found is None:

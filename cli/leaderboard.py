@@ -45,9 +45,9 @@ def leaderboard(
         written = {Format.csv: to_csv, Format.json: to_json, Format.md: to_markdown}[form]
         typer.echo(written(board), nl=False)
         return
-    from rich.console import Console
+    from ._console import make_console
 
-    console = Console()
+    console = make_console()
     console.print(terminal_table(board, console.width, top))
     console.print()
     console.print(verdict(board), markup=False, highlight=False)

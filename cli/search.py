@@ -62,13 +62,12 @@ def search(
     if local and audit:
         raise typer.BadParameter("--audit finishes what ASHA stopped, and --local stops nothing")
 
-    from rich.console import Console
-
-    console = Console()
     from ..search import driver
     from ..search.warm_start import warm_params
     from ..trainer.folder import RunFolder
+    from ._console import make_console
 
+    console = make_console()
     first = [] if warm_start is None else warm_params(RunFolder.open(warm_start), loaded)
     if resume is not None:
         folder = driver.resumed_run(loaded, resume)

@@ -12,7 +12,7 @@ from tune_lora.spaces import load_space
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
-VERBS = {path.stem for path in (ROOT / "cli").glob("*.py")} - {"__init__", "__main__"}
+VERBS = {path.stem for path in (ROOT / "cli").glob("[a-z]*.py")}
 
 
 def blocks(language: str) -> list[str]:

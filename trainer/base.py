@@ -250,7 +250,7 @@ def _load_options(
         "trust_remote_code": spec.trust_remote_code,
     }
     if spec.task == "SEQ_CLS":
-        # A head for other classes, of a model that was a classifier before, makes way for a new one.
+        # The head of a model that was a classifier for other classes makes way for a new one.
         options["ignore_mismatched_sizes"] = True
     if spec.attn_implementation is not None:
         options["attn_implementation"] = spec.attn_implementation

@@ -37,6 +37,17 @@ from .ray_worker import TrialWorker
 from .resources import Allocation, visible_cores
 
 logger = logging.getLogger(__name__)
+# That Ray's own state could not be saved is not worth a traceback: the study is the truth.
+logging.getLogger("ray.tune.execution.experiment_state").setLevel(logging.CRITICAL)
+
+
+_ALLOCATOR = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(4 * 2**20),
+    "MALLOC_TRIM_THRESHOLD_": str(64 * 2**20),
+}
+"""For glibc in the workers (mallopt(3)): give large blocks back at once. Left to itself it keeps what
+logits and activations of ever other sizes have left behind, hundreds of megabytes in a long trial."""
 
 
 class StudySearcher(Searcher):  # type: ignore[misc]
@@ -195,6 +206,8 @@ def start_ray(allocation: Allocation, gpus: int | None = None) -> None:
     """
     cores = max(visible_cores(), allocation.workers * allocation.threads)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    for name, value in _ALLOCATOR.items():
+        os.environ.setdefault(name, value)
     ray.init(
         num_cpus=cores,
         num_gpus=gpus,

@@ -15,6 +15,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -30,6 +31,17 @@ from .errors import TrialError
 from .result import BaseScore, TrialResult
 
 _LOCK = ".lock"
+_FULL = 2**20
+"""Bytes: with less left, whatever failed is taken to have failed for that."""
+
+
+def disk_full(error: BaseException, where: Path) -> bool:
+    """Whether ``error`` came of there being no room left at ``where``."""
+    # safetensors and torch wrap the system's error in classes of their own.
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    there = next(path for path in (where, *where.parents) if path.exists())
+    return "No space left" in str(error) or shutil.disk_usage(there).free < _FULL
 
 
 def write_text(path: Path, text: str) -> None:

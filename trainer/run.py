@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import shutil
 import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from .checkpoint import Checkpoint, find, seal
 from .config import TrialConfig
 from .data import TokenizedData
 from .errors import DiskFullError
-from .folder import TrialFolder
+from .folder import TrialFolder, disk_full
 from .precision import training_flags
 from .recorder import Recorder, Report
 from .result import BaseScore, TrialResult, TrialState
@@ -37,8 +38,6 @@ from .tracking import Tracker
 
 logger = logging.getLogger(__name__)
 
-_FULL = 2**20
-"""Bytes: with less left, whatever failed is taken to have failed for that."""
 _OWN_KEYS = {"early_stopping_patience", "early_stopping_threshold", "eval_steps"}
 """Fields of a space's ``train`` block that the harness itself acts on."""
 
@@ -79,7 +78,8 @@ def run_trial(
     if not resume:
         folder.clear()
     for micro_batch in config.micro_batches():
-        recorder = _attempt(config, micro_batch, base, data, report, folder, tracker)
+        with _blaming_a_full_disk(folder):
+            recorder = _attempt(config, micro_batch, base, data, report, folder, tracker)
         # A base that the trial has changed is of no use for another attempt.
         if recorder.result.state is not TrialState.OUT_OF_MEMORY or base.spoiled:
             break
@@ -112,14 +112,24 @@ def _attempt(
             _train(model, config, base, data, recorder, folder, checkpoint)
         recorder.finished()
     except Exception as error:
-        if _disk_full(error, folder):
-            raise DiskFullError(f"{folder.root}: the disk is full; free some space") from error
+        if disk_full(error, folder.root):
+            raise
         recorder.finished(_failure(error), traceback.format_exc())
     finally:
         shutil.rmtree(folder.scratch, ignore_errors=True)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
     return recorder
+
+
+@contextmanager
+def _blaming_a_full_disk(folder: TrialFolder) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if disk_full(error, folder.root):
+            raise DiskFullError(f"{folder.root}: the disk is full; free some space") from error
+        raise
 
 
 def _take_up(folder: TrialFolder) -> Checkpoint | None:
@@ -148,14 +158,6 @@ def _failure(error: Exception) -> TrialState:
     memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
     memory = memory or "DefaultCPUAllocator" in str(error)
     return TrialState.OUT_OF_MEMORY if memory else TrialState.FAILED
-
-
-def _disk_full(error: Exception, folder: TrialFolder) -> bool:
-    # safetensors and torch wrap the system's error in classes of their own.
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return True
-    where = folder.root if folder.root.exists() else folder.root.parent
-    return "No space left" in str(error) or shutil.disk_usage(where).free < _FULL
 
 
 def score_base(base: BaseModel, data: TokenizedData, batch_size: int) -> BaseScore:

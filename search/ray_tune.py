@@ -6,6 +6,7 @@ fit it to Ray's interfaces, so that a change of Ray's stays in here and in ``ray
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -24,6 +25,7 @@ os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 os.environ.setdefault("TUNE_FORCE_TRIAL_CLEANUP_S", "3")
 
+import psutil
 import ray
 from ray import tune
 from ray.tune import FailureConfig, RunConfig, Stopper, TuneConfig
@@ -46,8 +48,8 @@ _ALLOCATOR = {
     "MALLOC_MMAP_THRESHOLD_": str(4 * 2**20),
     "MALLOC_TRIM_THRESHOLD_": str(64 * 2**20),
 }
-"""For glibc in the workers (mallopt(3)): give large blocks back at once. Left to itself it keeps what
-logits and activations of ever other sizes have left behind, hundreds of megabytes in a long trial."""
+"""For glibc in the workers (mallopt(3)): large blocks go back at once. Left to itself it keeps what
+logits and activations of unequal steps leave behind, hundreds of megabytes in a long trial."""
 
 
 class StudySearcher(Searcher):  # type: ignore[misc]
@@ -197,12 +199,16 @@ class _Until(Stopper):  # type: ignore[misc]
         return {}
 
 
-def start_ray(allocation: Allocation, gpus: int | None = None) -> None:
+def start_ray(allocation: Allocation, gpus: int | None = None) -> Callable[[], bool]:
     """Start Ray on this machine, no larger than the allocation.
 
     Args:
         allocation: what the search takes.
         gpus: logical GPUs to announce in place of those that Ray finds.
+
+    Returns:
+        Whether Ray's own processes live, as a call. Some seconds after one of them has died, Ray
+        ends this process too, without a word.
     """
     cores = max(visible_cores(), allocation.workers * allocation.threads)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -216,6 +222,15 @@ def start_ray(allocation: Allocation, gpus: int | None = None) -> None:
         logging_level=logging.ERROR,
         object_store_memory=100 * 2**20,
     )
+    daemons = [c for c in psutil.Process().children() if c.name() in ("raylet", "gcs_server")]
+    return lambda: all(map(_lives, daemons))
+
+
+def _lives(process: psutil.Process) -> bool:
+    # The status of one that has just gone cannot be read.
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def stop_ray() -> None:

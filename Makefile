@@ -1,6 +1,7 @@
-# make search   the example search on a real model, from nothing to a ranked leaderboard
-# make test     the tests
-# make check    ruff and mypy
+# make search     the example search on a real model, from nothing to a ranked leaderboard
+# make test       the tests
+# make test-slow  those that take minutes: twenty kills over one search
+# make check      ruff and mypy
 #
 # Each makes .venv first: torch before all else, by the exact version of constraints.txt, because
 # a range would take the newest. Without a GPU, PyTorch's CPU build saves gigabytes:
@@ -12,13 +13,16 @@ TORCH ?= $(shell grep ^torch== constraints.txt)
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml README.md $(shell find __init__.py spaces trainer reports search cli -name '*.py' -o -name '*.yaml')
 
-.PHONY: search test check clean
+.PHONY: search test test-slow check clean
 
 search: $(VENV)/.installed
 	$(BIN)/tune-lora search spaces/llama.yaml
 
 test: $(VENV)/.installed $(VENV)/.dev
 	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/.installed $(VENV)/.dev
+	$(BIN)/python -m pytest -m slow
 
 check: $(VENV)/.installed $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import warnings
 
 import typer
 
@@ -48,6 +49,8 @@ def _quieten() -> None:
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")
+    libraries = r"(transformers|peft|bitsandbytes|torch|optuna|accelerate)(\.|$)"
+    warnings.filterwarnings("ignore", module=libraries)
     for name in ("bitsandbytes", "transformers", "datasets", "huggingface_hub"):
         logging.getLogger(name).setLevel(logging.ERROR)
 

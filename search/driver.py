@@ -17,6 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from optuna.exceptions import StorageInternalError
 from rich.console import Console
 
 from ..reports import leaderboard, render
@@ -25,7 +26,7 @@ from ..spaces import Fault, Label, Space, SpaceError, dump_space, load_space
 from ..trainer.errors import TrialError
 from ..trainer.folder import RunFolder, write_json, write_text
 from ..trainer.tracking import WandbSettings, require_wandb
-from .ledger import Ledger
+from .ledger import Ledger, reason
 from .live import make_display
 from .preflight import Preflight, preflight
 from .resources import Allocation, allocate, disk_budget, visible_cores
@@ -144,8 +145,23 @@ def resumed_run(space: Space, root: Path) -> RunFolder:
     ]
     if faults:
         raise SpaceError(faults)
-    write_text(run.space, dump_space(space))
+    with _written(run):
+        write_text(run.space, dump_space(space))
     return run
+
+
+@contextmanager
+def _written(run: RunFolder) -> Iterator[None]:
+    """Outside the ledger, too, a folder that cannot be written is said to be so."""
+    try:
+        yield
+    except (OSError, StorageInternalError) as error:
+        said = f"{run.root}: cannot be written: {reason(error)}"
+        raise TrialError(f"{said}\n{_going_on(run)}") from error
+
+
+def _going_on(run: RunFolder) -> str:
+    return f"What was won is kept; go on with --resume {run.root}"
 
 
 def _differences(old: Any, new: Any, path: str = "") -> dict[str, tuple[Any, Any]]:
@@ -201,17 +217,18 @@ def _run_locked(
         cores = visible_cores()
         allocation = Allocation(1, cores, 0) if local else allocate(space, cores, _count_gpus())
         ready = preflight(space)
+        _say_plan(space, ready, allocation, console)
+        _say_disk(space, run, ready, allocation, console)
     except (SpaceError, TrialError):
         run.discard_bare()
         raise
-    ready.data.save(run.data)
-    _write_about(space, run, ready)
-    _say_plan(space, ready, allocation, console)
-    _say_disk(space, run, ready, allocation, console)
     stop = StopSignal(space.search.time_limit_minutes)
-    study = Study(space, run.study, run.name, first)
-    ledger = Ledger(space, run, study, audits=audits)
-    ledger.restore()
+    with _written(run):
+        ready.data.save(run.data)
+        _write_about(space, run, ready)
+        study = Study(space, run.study, run.name, first)
+        ledger = Ledger(space, run, study, audits=audits)
+        ledger.restore()
 
     def close() -> None:
         ledger.closed = True
@@ -221,9 +238,10 @@ def _run_locked(
     with stop.catching_interrupts(close), display:
         _fit(ledger, ready, tracking, allocation, stop, local=local)
     if ledger.halted is not None:
-        raise TrialError(f"{ledger.halted}\nWhat was won is kept; go on with --resume {run.root}")
-    board = leaderboard.build(run)
-    render.write(run, board)
+        raise TrialError(f"{ledger.halted}\n{_going_on(run)}")
+    with _written(run):
+        board = leaderboard.build(run)
+        render.write(run, board)
     return SearchOutcome(run, board, stop.reason)
 
 
@@ -247,9 +265,11 @@ def _fit(
         # What ends once the search is being stopped is no outcome of the trial itself.
         if stop():
             ledger.closed = True
+        if not ray_lives():
+            ledger.halt("Ray has died; its own processes were killed, perhaps for lack of memory")
         return ledger.closed
 
-    ray_tune.start_ray(allocation)
+    ray_lives = ray_tune.start_ray(allocation)
     try:
         ray_tune.fit(ledger, ready.spec.to_dict(), tracking, allocation, stopping)
     finally:

@@ -64,7 +64,7 @@ class Ledger:
 
     def next_config(self) -> TrialConfig | None:
         """The next trial to run, entered as RUNNING; None when there are no more."""
-        with self._keeping():
+        with self.keeping():
             config = self.study.next_config()
             if config is None:
                 return None
@@ -89,7 +89,7 @@ class Ledger:
     def audited(self, result: TrialResult) -> None:
         """A stopped trial has been finished; its place in the ranking stays what it was."""
         if not self.closed:
-            with self._keeping():
+            with self.keeping():
                 folder = self.run.trial(result.number).audit
                 folder.write_result(result)
                 folder.drop_adapter()
@@ -103,7 +103,7 @@ class Ledger:
     def progress(self, result: TrialResult) -> None:
         """A trial has been evaluated and goes on."""
         if not self.closed:
-            with self._keeping():
+            with self.keeping():
                 self.study.report(result)
                 self._enter(result)
 
@@ -111,7 +111,7 @@ class Ledger:
         """A trial has come to an end; ``result.state`` says which."""
         if self.closed:
             return
-        with self._keeping():
+        with self.keeping():
             self._enter(result)
             self.study.tell(result)
             self._free_disk()
@@ -127,12 +127,12 @@ class Ledger:
         self.closed = True
 
     @contextmanager
-    def _keeping(self) -> Iterator[None]:
+    def keeping(self) -> Iterator[None]:
         """Writing that fails halts the search; what was written before stays good."""
         try:
             yield
         except (OSError, StorageInternalError) as error:
-            self.halt(f"the run folder cannot be written: {_reason(error)}")
+            self.halt(f"the run folder cannot be written: {reason(error)}")
 
     def _enter(self, result: TrialResult) -> None:
         self.results[result.number] = result
@@ -156,11 +156,11 @@ class Ledger:
 def _read(run: RunFolder, number: int) -> TrialResult | None:
     try:
         return TrialResult.from_dict(read_json(run.trial(number).result))
-    except (TrialError, KeyError, TypeError, ValueError):
+    except (TrialError, KeyError, TypeError, ValueError, AttributeError):
         return None
 
 
-def _reason(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
     """The innermost reason, in one line."""
     while error.__cause__ is not None:
         error = error.__cause__

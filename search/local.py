@@ -32,7 +32,8 @@ def fit_local(
             base = load_base(spec)
         if ledger.run.read_base() is None:
             batch = int(config.train["per_device_eval_batch_size"])
-            ledger.run.write_base(score_base(base, data, batch))
+            with ledger.keeping():
+                ledger.run.write_base(score_base(base, data, batch))
 
         def report(result: object) -> bool:
             ledger.progress(result)  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ from ray import tune
 
 from ..trainer.config import TrialConfig
 from ..trainer.errors import DiskFullError
-from ..trainer.folder import RunFolder
+from ..trainer.folder import RunFolder, disk_full
 from ..trainer.result import TrialResult, TrialState
 from .stepped import SteppedTrial
 
@@ -87,7 +87,9 @@ class TrialWorker(tune.Trainable):  # type: ignore[misc]
             return self._train(config, score_base, report)
         except DiskFullError:
             raise
-        except Exception:
+        except Exception as error:
+            if disk_full(error, self._root.root):
+                raise DiskFullError(f"{self._root.root}: the disk is full") from error
             # run_trial catches what a trial does; this is the base or the data failing to load.
             failed = TrialResult(config.number, TrialState.RUNNING, config.to_dict())
             return failed.ended(TrialState.FAILED, traceback.format_exc())

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.samplers import RandomSampler
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
@@ -24,14 +23,17 @@ from ..trainer.errors import TrialError
 from ..trainer.result import TrialResult, TrialState
 from .baseline import baseline_values
 from .priors import prior_params
-from .samplers import make_sampler
+from .samplers import Exhaustive, make_sampler, make_spare
 
 _CONFIG, _RESULT, _TWIN = "config", "result", "duplicate_of"
 """Optuna user attributes: what is trained, what came of it, and the trial that is the same."""
 _LOCK_SECONDS = 60
 """How long to wait while another process (a dashboard, say) has the study locked."""
-_SAMPLED, _DRAWN = 20, 200
-"""Proposals to take from the sampler, and then at random, before the space counts as exhausted."""
+_ENQUEUED = "enqueued"
+"""Of the study: that the configurations to begin with are in it."""
+_SAMPLED, _DRAWN = 5, 200
+"""Known configurations to take from the sampler, and then from the spare one, before it is enough.
+"""
 
 
 class Study:
@@ -94,8 +96,11 @@ class Study:
                 return config
         if len(self) >= self._space.search.trials:
             return None
-        if len(self) == 0:
-            return self._first()
+        if len(self) == 0 and self._space.search.baseline:
+            first = self._ask_baseline()
+            if first is not None:
+                return first
+        self._enqueue()
         return self._ask()
 
     def report(self, result: TrialResult) -> None:
@@ -132,13 +137,14 @@ class Study:
         """The configuration of trial ``number``."""
         return _config(self._study.get_trials(deepcopy=False)[number])
 
-    def _first(self) -> TrialConfig | None:
-        """The default configuration if it is wanted; what is to follow it is enqueued."""
-        first = self._ask_baseline() if self._space.search.baseline else None
+    def _enqueue(self) -> None:
+        """Line up what is to be tried before the sampler has its say, once a study."""
+        if _ENQUEUED in self._study.user_attrs:
+            return
         priors = prior_params(self._space) if self._space.search.priors else []
         for params in (*map(dict, self._wanted), *priors):
             self._study.enqueue_trial(params, skip_if_exists=True)
-        return first or self._ask()
+        self._study.set_user_attr(_ENQUEUED, True)
 
     def _ask_baseline(self) -> TrialConfig | None:
         params = self._space.locate(baseline_values(self._space))
@@ -150,19 +156,20 @@ class Study:
         """A configuration that no trial has had yet.
 
         A sampler that proposes a known one again is told that it failed there. When it insists,
-        independent draws have their turn; when those find nothing either, there is nothing left.
+        a spare one has its turn, which over a finite space knows what is left.
         """
-        sampler = self._study.sampler
+        own, spare = self._study.sampler, make_spare(self._space, len(self._trials()))
         try:
             for attempt in range(_SAMPLED + _DRAWN):
-                if attempt == _SAMPLED and self._space.search.sampler != "grid":
-                    seed = self._space.search.seed + len(self._trials())
-                    self._study.sampler = RandomSampler(seed=seed)
-                config = self._fill(self._study.ask())
-                if config is not None:
+                if isinstance(spare, Exhaustive) and spare.exhausted(self._study):
+                    return None
+                self._study.sampler = own if attempt < _SAMPLED else spare
+                trial = self._study.ask()
+                config = self._fill(trial)
+                if config is not None or not trial.params:
                     return config
         finally:
-            self._study.sampler = sampler
+            self._study.sampler = own
         return None
 
     def _fill(self, trial: optuna.Trial) -> TrialConfig | None:

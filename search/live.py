@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
+from ..reports.formats import clock
 from ..spaces import Space
 from ..trainer.result import TrialResult, TrialState
 
@@ -93,13 +94,6 @@ class Progress:
             for result in self.results.values()
         )
         return self.elapsed * max(0.0, self.trials - done) / (done - self._earlier)
-
-
-def clock(seconds: float) -> str:
-    """``4:07`` or ``1:02:03``."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def describe(config: Mapping[str, object]) -> str:

@@ -77,12 +77,7 @@ class Study:
 
     def __len__(self) -> int:
         """Trials so far, whatever became of them."""
-        return sum(_CONFIG in t.user_attrs for t in self._trials())
-
-    @property
-    def unfinished(self) -> tuple[int, ...]:
-        """Trials that an interrupted search left and that have not been taken up again."""
-        return tuple(self._unfinished)
+        return len(self.numbers())
 
     def next_config(self) -> TrialConfig | None:
         """The next trial to run: first those that an interrupted search left, then new ones.

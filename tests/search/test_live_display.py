@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from tune_lora.search.live import LiveTable, PlainLines, Progress, clock, describe, make_display
+from tune_lora.reports.formats import clock
+from tune_lora.search.live import LiveTable, PlainLines, Progress, describe, make_display
 from tune_lora.spaces import Space
 from tune_lora.trainer.result import Evaluation, TrialResult, TrialState
 

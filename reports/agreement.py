@@ -81,7 +81,11 @@ def agreement(
         results: of the search.
         finished: see ``audits``.
     """
-    whole = [r for r in results if r.state is TrialState.COMPLETE and not r.stopped_early]
+    whole = [
+        r
+        for r in results
+        if r.state is TrialState.COMPLETE and not r.stopped_early and not r.config.get("lineage")
+    ]
     courses = [(_losses(r), False) for r in whole]
     courses += [(_losses(r), True) for r in finished.values() if r.state is TrialState.COMPLETE]
     horizon = max((max(losses) for losses, _ in courses if losses), default=0)

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 
 from ..trainer.folder import RunFolder, write_text
+from ..trainer.result import trial_name
 from . import formats
 from .leaderboard import Leaderboard
 from .markdown import Align, escape, table
@@ -86,7 +87,7 @@ def to_markdown(board: Leaderboard) -> str:
     cells = [[_markdown_cell(board, row, name) for name in columns] for row in board.rows]
     aligns: list[Align] = ["left" if name in _LEFT else "right" for name in columns]
     parts = [f"# Leaderboard: {escape(board.name)}\n", f"{escape(verdict(board))}\n"]
-    return "\n".join([*parts, table(columns, cells, aligns), *_agreement(board)])
+    return "\n".join([*parts, table(columns, cells, aligns), *_agreement(board), *_lineage(board)])
 
 
 def _agreement(board: Leaderboard) -> list[str]:
@@ -113,6 +114,19 @@ def _agreement(board: Leaderboard) -> list[str]:
     return parts
 
 
+def _lineage(board: Leaderboard) -> list[str]:
+    """Whose weights a trial had at which steps, and what they were trained with there."""
+    cells = []
+    for row in board.rows:
+        for link in row.lineage:
+            had = ", ".join(f"{key} {formats.brief(v)}" for key, v in link["params"].items())
+            cells.append((row.name, str(link["step"]), trial_name(link["trial"]), had))
+    if not cells:
+        return []
+    aligns: list[Align] = ["left", "right", "left", "left"]
+    return [f"\n## Population based training\n\n{table(_LINEAGE, cells, aligns)}"]
+
+
 def write(run: RunFolder, board: Leaderboard) -> None:
     """Replace the run's ``leaderboard.csv``, ``.json`` and ``.md``."""
     for suffix, text in (
@@ -124,6 +138,7 @@ def write(run: RunFolder, board: Leaderboard) -> None:
 
 
 _RUNG = ("rung (step)", "Spearman with the final ranking", "trials", "audited")
+_LINEAGE = ("trial", "until step", "weights of", "trained with")
 _AUDIT = ("audited trial", "stopped at", "loss then", "at the horizon", "wrongly stopped")
 _LEFT = {"run", "trial", "state", "target_modules", "reason"}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -48,6 +48,8 @@ class Row:
         has_adapter: whether the weights are still in the run folder.
         run: name of the run folder.
         settings: every hyperparameter of the trial, by its field name.
+        lineage: trials whose weights this one took over while it ran (``TrialConfig.lineage``);
+            ``settings`` are then those of its last part.
     """
 
     rank: int | None
@@ -73,6 +75,7 @@ class Row:
     has_adapter: bool
     run: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
+    lineage: Sequence[Mapping[str, Any]] = ()
 
     @property
     def rankable(self) -> bool:
@@ -110,6 +113,7 @@ def trial_row(result: TrialResult, base: BaseScore | None, run: str, has_adapter
         has_adapter=has_adapter,
         run=run,
         settings=settings,
+        lineage=tuple(result.config.get("lineage", ())),
     )
 
 

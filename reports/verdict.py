@@ -20,6 +20,7 @@ def verdict(board: Leaderboard) -> str:
     parts = [_standing(board, best) if best else "No trial has a score to rank."]
     parts.append(_counts(board))
     parts.append(_early_stopping(board))
+    parts.append(_taken_over(board))
     parts += [f"Caution: {warning}." for warning in board.warnings]
     return " ".join(part for part in parts if part)
 
@@ -76,6 +77,15 @@ def _early_stopping(board: Leaderboard) -> str:
     wrong = sum(audit.wrong for audit in board.audits)
     audited = f"{wrong} of {len(board.audits)} audited trials were stopped wrongly."
     return f"{text} {audited}".strip()
+
+
+def _taken_over(board: Leaderboard) -> str:
+    """That a row's hyperparameters are not those of its whole course."""
+    count = sum(bool(row.lineage) for row in board.rows)
+    if not count:
+        return ""
+    who = "1 trial" if count == 1 else f"{count} trials"
+    return f"{who} took over another's weights on the way; shown is what each ended with."
 
 
 def _counts(board: Leaderboard) -> str:

@@ -22,10 +22,11 @@ from rich.console import Console
 
 from ..reports import leaderboard, render
 from ..reports.formats import size
-from ..spaces import Fault, Label, Space, SpaceError, dump_space, load_space
+from ..spaces import Fault, Label, PbtScheduler, Space, SpaceError, dump_space, load_space
 from ..trainer.errors import TrialError
 from ..trainer.folder import RunFolder, write_json, write_text
 from ..trainer.tracking import WandbSettings, require_wandb
+from .bounds import MemoryBounds
 from .ledger import Ledger, reason
 from .live import make_display
 from .preflight import Preflight, preflight
@@ -227,7 +228,8 @@ def _run_locked(
         ready.data.save(run.data)
         _write_about(space, run, ready)
         study = Study(space, run.study, run.name, first)
-        ledger = Ledger(space, run, study, audits=audits)
+        memory = MemoryBounds(ready.adapter_size)
+        ledger = Ledger(space, run, study, audits=audits, memory=memory)
         ledger.restore()
 
     def close() -> None:
@@ -323,11 +325,13 @@ def _say_disk(
     Raises:
         TrialError: less is free.
     """
-    needed = disk_budget(ready.largest_adapter, space.search.keep_adapters, allocation.workers)
+    population = isinstance(space.search.scheduler, PbtScheduler)
+    running = space.search.trials if population else allocation.workers
+    needed = disk_budget(ready.largest_adapter, space.search.keep_adapters, running)
     free = shutil.disk_usage(run.root).free
     console.print(
         f"disk:   at most {size(needed)} for the {space.search.keep_adapters} best adapters and "
-        f"{allocation.workers} running trial(s); {size(free)} are free",
+        f"{running} running trial(s); {size(free)} are free",
         highlight=False,
         soft_wrap=True,
     )
@@ -343,7 +347,7 @@ def _say_plan(space: Space, ready: Preflight, allocation: Allocation, console: C
     rows = ", ".join(f"{stats[split]['rows']} {split}" for split in ("train", "validation", "test"))
     share = stats["train"]["supervised"] / max(1, stats["train"]["tokens"])
     search = space.search
-    scheduler = "no early stopping" if search.scheduler is None else "ASHA"
+    scheduler = "no early stopping" if search.scheduler is None else search.scheduler.title
     rungs = ", ".join(map(str, space.rungs()))
     lines = [
         f"model:  {ready.spec.name} ({space.model.quantization}, {space.model.task})",

@@ -141,6 +141,6 @@ def _search(space: Space, board: Leaderboard, row: Row) -> dict[str, Any]:
         "rank": row.rank,
         "trials": f"{ended}, of which {stopped} were stopped early",
         "sampler": space.search.sampler,
-        "scheduler": "none" if space.search.scheduler is None else "asha",
+        "scheduler": "none" if space.search.scheduler is None else space.search.scheduler.word,
         "metric": board.metric,
     }

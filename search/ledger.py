@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from optuna.exceptions import StorageInternalError
 
@@ -18,7 +18,9 @@ from ..spaces import Space
 from ..trainer.config import TrialConfig
 from ..trainer.errors import TrialError
 from ..trainer.folder import RunFolder, read_json
+from ..trainer.inherit import bequeath
 from ..trainer.result import TrialResult, TrialState
+from .bounds import MemoryBounds
 from .study import Study
 
 Watcher = Callable[[TrialResult], None]
@@ -33,6 +35,7 @@ class Ledger:
         closed: set when the search is being stopped: what ends after that is not an outcome of
             the trial, so it stays RUNNING in the study and a resumed search takes it up.
         audits: how many stopped trials to finish once all others have ended.
+        memory: knows which configurations need no less memory than one that had too little.
         halted: why the books can no longer be kept (a full disk, say); it closes them too.
     """
 
@@ -43,6 +46,7 @@ class Ledger:
     results: dict[int, TrialResult] = field(default_factory=dict)
     closed: bool = False
     audits: int = 0
+    memory: MemoryBounds = field(default_factory=MemoryBounds)
     halted: str | None = None
     _auditing: set[int] = field(default_factory=set)
 
@@ -63,15 +67,23 @@ class Ledger:
         self._free_disk()
 
     def next_config(self) -> TrialConfig | None:
-        """The next trial to run, entered as RUNNING; None when there are no more."""
+        """The next trial to run, entered as RUNNING; None when there are no more.
+
+        One that needs more memory than there was for a trial before it begins with that trial's
+        micro-batch; where even a single row was too much, it has come to its end already.
+        """
         with self.keeping():
-            config = self.study.next_config()
-            if config is None:
-                return None
-            if config.number not in self.results:
-                self.run.trial(config.number).clear()
-                self._enter(TrialResult(config.number, TrialState.RUNNING, config.to_dict()))
-            return config
+            while (config := self.study.next_config()) is not None:
+                if config.number not in self.results:
+                    self.run.trial(config.number).clear()
+                    self._enter(TrialResult(config.number, TrialState.RUNNING, config.to_dict()))
+                bound = self.memory.bound(config, self.results.values())
+                if bound is None:
+                    return config
+                if bound.micro_batch is not None:
+                    return replace(config, micro_batch=bound.micro_batch)
+                known = self.results[config.number]
+                self.ended(known.ended(TrialState.OUT_OF_MEMORY, bound.reason))
         return None
 
     def next_audit(self) -> TrialConfig | None:
@@ -100,8 +112,38 @@ class Ledger:
         """Whether some trial has not ended."""
         return any(not result.state.finished for result in self.results.values())
 
+    def inherit(
+        self, heir: TrialResult, parent: int, make: Callable[[TrialResult], TrialConfig]
+    ) -> TrialConfig | None:
+        """A trial takes over what another has; see ``trainer.inherit``.
+
+        Args:
+            heir: as of its latest evaluation; it does not run on until this is done.
+            parent: number of the other.
+            make: the heir's new configuration, given the parent's result at that moment.
+
+        Returns:
+            The new configuration; None where there is nothing to be taken over just now.
+        """
+        self.progress(heir)
+        if self.closed:
+            return None
+        with self.keeping():
+            result = bequeath(self.run.trial(parent), self.run.trial(heir.number), make)
+            if result is None:
+                return None
+            config = TrialConfig.from_dict(result.config)
+            self.study.replace(config)
+            self._enter(result)
+            return config
+        return None
+
     def progress(self, result: TrialResult) -> None:
         """A trial has been evaluated and goes on."""
+        known = self.results.get(result.number)
+        if known is not None and len(known.config["lineage"]) > len(result.config["lineage"]):
+            # It has taken over another's state since.
+            return
         if not self.closed:
             with self.keeping():
                 self.study.report(result)

@@ -7,14 +7,18 @@ on the meta device, before a weight is loaded for training.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..spaces import Choice, IntRange, Space, SpaceError
 from ..trainer.base import BaseSpec, load_tokenizer, meta_model
 from ..trainer.data import TokenizedData, tokenize
 from ..trainer.errors import TrialError
 from ..trainer.targets import adapter_parameters, resolve_targets
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 logger = logging.getLogger(__name__)
 
@@ -25,11 +29,13 @@ class Preflight:
 
     Attributes:
         largest_adapter: trainable parameters of the largest adapter in the space.
+        adapter_size: trainable parameters that a trial's ``lora`` block gives.
     """
 
     spec: BaseSpec
     data: TokenizedData
     largest_adapter: int
+    adapter_size: Callable[[Mapping[str, Any]], int]
 
 
 def preflight(space: Space) -> Preflight:
@@ -44,8 +50,13 @@ def preflight(space: Space) -> Preflight:
     data = tokenize(space.data, model.task, load_tokenizer(spec))
     if model.task == "SEQ_CLS":
         spec = _with_labels(spec, space, data)
-    largest = _check_targets(space, spec)
-    return Preflight(spec, data, largest)
+    modules = _meta_model(space, spec)
+
+    def adapter_size(lora: Mapping[str, Any]) -> int:
+        targets = resolve_targets(lora["target_modules"], modules)
+        return adapter_parameters(targets, int(lora["r"]), modules)
+
+    return Preflight(spec, data, _check_targets(space, modules), adapter_size)
 
 
 def _with_labels(spec: BaseSpec, space: Space, data: TokenizedData) -> BaseSpec:
@@ -56,16 +67,19 @@ def _with_labels(spec: BaseSpec, space: Space, data: TokenizedData) -> BaseSpec:
     return replace(spec, labels=data.labels)
 
 
-def _check_targets(space: Space, spec: BaseSpec) -> int:
+def _meta_model(space: Space, spec: BaseSpec) -> PreTrainedModel:
+    try:
+        return meta_model(spec)
+    except TrialError as error:
+        raise SpaceError.single("model.name", space.model.name, str(error)) from error
+
+
+def _check_targets(space: Space, model: PreTrainedModel) -> int:
     """Every choice, and the baseline's, before any trial: one that fails later wastes the rest.
 
     Returns:
         Trainable parameters of the largest adapter: the most targets at the highest rank.
     """
-    try:
-        model = meta_model(spec)
-    except TrialError as error:
-        raise SpaceError.single("model.name", space.model.name, str(error)) from error
     highest = _highest_rank(space)
     resolved = [resolve_targets(value, model) for value in target_choices(space)]
     return max((adapter_parameters(targets, highest, model) for targets in resolved), default=0)

@@ -1,7 +1,7 @@
-"""The driver's side of Ray Tune: the searcher, the scheduler, the call.
+"""The driver's side of Ray Tune: the searcher and the call.
 
 Everything of substance is elsewhere (``run_trial``, ``Study``, ``Ledger``); these classes only
-fit it to Ray's interfaces, so that a change of Ray's stays in here and in ``ray_worker``.
+fit it to Ray's interfaces, so that a change of Ray's stays in the three modules of that name.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import contextlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -29,12 +29,13 @@ import psutil
 import ray
 from ray import tune
 from ray.tune import FailureConfig, RunConfig, Stopper, TuneConfig
-from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from ..spaces import Space
+from ..spaces import PbtScheduler
+from ..trainer.config import TrialConfig
 from ..trainer.result import TrialResult, TrialState
 from .ledger import Ledger
+from .ray_schedulers import make_scheduler
 from .ray_worker import TrialWorker
 from .resources import Allocation, visible_cores
 
@@ -50,6 +51,10 @@ _ALLOCATOR = {
 }
 """For glibc in the workers (mallopt(3)): large blocks go back at once. Left to itself it keeps what
 logits and activations of unequal steps leave behind, hundreds of megabytes in a long trial."""
+
+
+_SLOT = "tune_lora_trial"
+"""Ray resource of which each worker takes one."""
 
 
 class StudySearcher(Searcher):  # type: ignore[misc]
@@ -76,7 +81,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         score_base = self._base_scorer is None and self._ledger.run.read_base() is None
         if score_base:
             self._base_scorer = trial_id
-        return {"trial": json.dumps(config.to_dict()), "score_base": score_base}
+        return _pack(config, score_base=score_base)
 
     def _suggest_audit(self, trial_id: str) -> dict[str, Any] | str | None:
         """A stopped trial to finish; None, Ray's word for later, while others still run."""
@@ -86,7 +91,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         if config is None:
             return str(Searcher.FINISHED)
         self._audits.add(trial_id)
-        return {"trial": json.dumps(config.to_dict()), "score_base": False, "audit": True}
+        return {**_pack(config, score_base=False), "audit": True}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """A trial has been evaluated."""
@@ -127,60 +132,16 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         """Nothing: see ``save``."""
 
 
+def _pack(config: TrialConfig, *, score_base: bool) -> dict[str, Any]:
+    return {
+        "trial": json.dumps(config.to_dict()),
+        "number": config.number,
+        "score_base": score_base,
+    }
+
+
 def _unpack(result: dict[str, Any]) -> TrialResult:
     return TrialResult.from_dict(json.loads(result["result"]))
-
-
-class Asha(AsyncHyperBandScheduler):  # type: ignore[misc]
-    """ASHA (https://arxiv.org/abs/1810.05934), which lets the baseline run to its horizon.
-
-    What tuning bought is the distance to the default configuration at the same horizon, so
-    that one is measured there, however far behind it is.
-    """
-
-    def remember(self, results: Iterable[TrialResult]) -> None:
-        """Enter what trials scored at the rungs before the search was interrupted."""
-        for result in results:
-            losses = {evaluation.step: evaluation.eval_loss for evaluation in result.evaluations}
-            for milestone, recorded in self._rungs():
-                if milestone in losses:
-                    recorded[_earlier(result.number)] = -losses[milestone]
-
-    def _rungs(self) -> list[tuple[int, dict[str, float]]]:
-        return [rung for bracket in self._brackets for rung in bracket._rungs]
-
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Stop a trial that is not in the top ``1 / reduction_factor`` of its rung."""
-        if result.get("audit"):
-            return str(TrialScheduler.CONTINUE)
-        for milestone, recorded in self._rungs():
-            # A trial that was taken up again is judged once at a rung, not against itself.
-            if milestone == result.get("step"):
-                recorded.pop(_earlier(result.get("number", -1)), None)
-        action = super().on_trial_result(tune_controller, trial, result)
-        if action == TrialScheduler.STOP and result.get("baseline"):
-            return str(TrialScheduler.CONTINUE)
-        return str(action)
-
-
-def _earlier(number: int) -> str:
-    return f"earlier-{number}"
-
-
-def make_scheduler(space: Space, earlier: Iterable[TrialResult] = ()) -> TrialScheduler:
-    """The scheduler that the space names, knowing what ``earlier`` trials scored."""
-    rungs = space.rungs()
-    asha = space.search.scheduler
-    if asha is None or len(rungs) < 2:
-        return FIFOScheduler()
-    scheduler = Asha(
-        time_attr="step",
-        max_t=rungs[-1],
-        grace_period=rungs[0],
-        reduction_factor=asha.reduction_factor,
-    )
-    scheduler.remember(earlier)
-    return scheduler
 
 
 class _Until(Stopper):  # type: ignore[misc]
@@ -217,6 +178,7 @@ def start_ray(allocation: Allocation, gpus: int | None = None) -> Callable[[], b
     ray.init(
         num_cpus=cores,
         num_gpus=gpus,
+        resources={_SLOT: allocation.workers},
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.ERROR,
@@ -254,17 +216,20 @@ def fit(
     }
     worker = tune.with_resources(
         tune.with_parameters(TrialWorker, **context),
-        {"cpu": allocation.threads, "gpu": allocation.gpus},
+        {"cpu": allocation.threads, "gpu": allocation.gpus, _SLOT: 1},
     )
+    # A trial that population based training lets wait counts as running for Ray's limit: there
+    # all trials are under way, and the slots alone limit how many of them train.
+    population = isinstance(ledger.space.search.scheduler, PbtScheduler)
     tuner = tune.Tuner(
         worker,
         tune_config=TuneConfig(
             metric="eval_loss",
             mode="min",
             search_alg=StudySearcher(ledger),
-            scheduler=make_scheduler(ledger.space, tuple(ledger.results.values())),
+            scheduler=make_scheduler(ledger),
             num_samples=-1,
-            max_concurrent_trials=allocation.workers,
+            max_concurrent_trials=None if population else allocation.workers,
             reuse_actors=True,
             trial_name_creator=lambda trial: f"trial_{trial.trial_id}",
             trial_dirname_creator=lambda trial: trial.trial_id,

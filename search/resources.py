@@ -80,7 +80,7 @@ def _carried(gpus: int, per_trial: float) -> int:
     return int(gpus / per_trial)
 
 
-def disk_budget(parameters: int, adapters: int, workers: int) -> int:
+def disk_budget(parameters: int, adapters: int, running: int) -> int:
     """The most that adapters and checkpoints of a search take, in bytes.
 
     A kept adapter is 4 bytes a parameter. A running trial has its best adapter, which may be
@@ -90,8 +90,8 @@ def disk_budget(parameters: int, adapters: int, workers: int) -> int:
     Args:
         parameters: trainable ones of the largest adapter in the space.
         adapters: that are kept (``search.keep_adapters``).
-        workers: trials at a time.
+        running: trials under way at a time.
     """
     adapter = 4 * parameters
     checkpoint = adapter + 2 * 4 * parameters
-    return adapter * adapters + workers * 2 * (adapter + checkpoint)
+    return adapter * adapters + running * 2 * (adapter + checkpoint)

@@ -99,7 +99,13 @@ class Study:
         return self._ask()
 
     def report(self, result: TrialResult) -> None:
-        """Keep the trial's evaluations so far as intermediate values."""
+        """Keep the trial's evaluations so far as intermediate values.
+
+        Of one that has taken over another's state only those before: they alone are what the
+        parameters that the study knows have led to.
+        """
+        if result.config["lineage"]:
+            return
         known = self._study.get_trials(deepcopy=False)[result.number].intermediate_values
         for evaluation in result.evaluations:
             if evaluation.step not in known:
@@ -109,7 +115,10 @@ class Study:
         """The trial has ended in ``result.state``."""
         self.report(result)
         self._trial(result.number).set_user_attr(_RESULT, json.dumps(result.to_dict()))
-        if result.state is TrialState.COMPLETE and result.score is not None:
+        inherited = result.state.ranked and result.config["lineage"]
+        if inherited:
+            self._study.tell(result.number, state=OptunaState.PRUNED)
+        elif result.state is TrialState.COMPLETE and result.score is not None:
             self._study.tell(result.number, result.score)
         elif result.state is TrialState.PRUNED:
             # Optuna takes the last intermediate value as a pruned trial's own.
@@ -131,6 +140,11 @@ class Study:
     def config(self, number: int) -> TrialConfig:
         """The configuration of trial ``number``."""
         return _config(self._study.get_trials(deepcopy=False)[number])
+
+    def replace(self, config: TrialConfig) -> None:
+        """The trial goes on with another configuration."""
+        self._trial(config.number).set_user_attr(_CONFIG, json.dumps(config.to_dict()))
+        self._seen[config.digest()] = config.number
 
     def _enqueue(self) -> None:
         """Line up what is to be tried before the sampler has its say, once a study."""

@@ -26,7 +26,7 @@ def warm_params(run: RunFolder, space: Space) -> list[dict[str, Label]]:
     results = {result.number: result for result in run.results()}
     found: list[dict[str, Label]] = []
     for row in build(run).rows:
-        if row.rank is None or row.trial is None or len(found) == BEST:
+        if row.rank is None or row.trial is None or row.lineage or len(found) == BEST:
             continue
         params: Mapping[str, Label] = results[row.trial].config.get("params") or {}
         shared = {n: v for n, v in params.items() if n in known and _holds(known[n], v)}

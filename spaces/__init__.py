@@ -9,7 +9,6 @@ imports torch, transformers, peft, optuna or ray: a space is checked in a fracti
 """
 
 from .blocks import (
-    AshaScheduler,
     DataBlock,
     Limits,
     LoraBlock,
@@ -19,16 +18,24 @@ from .blocks import (
     TrainBlock,
     WandbTracking,
 )
-from .domains import Choice, Constant, Domain, FloatRange, IntRange, Label, Option, Ratio
+from .domains import Choice, Constant, Domain, FloatRange, IntRange, Label, Option, Ratio, Simple
 from .errors import MISSING, Fault, SpaceError
 from .loader import dump_space, load_space, packaged_spaces
 from .rules import TARGET_PRESETS
 from .sampling import Parameter, Sample, Suggest
+from .schedulers import (
+    PBT_CHANGES,
+    AshaScheduler,
+    HyperbandScheduler,
+    MedianScheduler,
+    PbtScheduler,
+)
 from .schema import json_schema
 from .space import Space
 
 __all__ = [
     "MISSING",
+    "PBT_CHANGES",
     "TARGET_PRESETS",
     "AshaScheduler",
     "Choice",
@@ -37,17 +44,21 @@ __all__ = [
     "Domain",
     "Fault",
     "FloatRange",
+    "HyperbandScheduler",
     "IntRange",
     "Label",
     "Limits",
     "LoraBlock",
+    "MedianScheduler",
     "ModelBlock",
     "Option",
     "Parameter",
+    "PbtScheduler",
     "Ratio",
     "ResourcesBlock",
     "Sample",
     "SearchBlock",
+    "Simple",
     "Space",
     "SpaceError",
     "Suggest",

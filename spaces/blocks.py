@@ -8,24 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, TypeAlias, cast
+from typing import Annotated, ClassVar, Literal, TypeAlias, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
-from pydantic_core import PydanticCustomError
+from pydantic import Field, Tag
 
 from .domains import Value
-
-Name: TypeAlias = Annotated[str, Field(min_length=1)]
-Count: TypeAlias = Annotated[int, Field(ge=1)]
-Share: TypeAlias = Annotated[float, Field(ge=0, lt=1)]
-
-
-class Block(BaseModel):
-    """A block of fixed keys; strict, so that `"8"` is no number and an unknown key no key."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True
-    )
+from .fixed import Block, Count, Name, Share, unwrap, word_of
+from .schedulers import AshaScheduler, Scheduler
 
 
 class ModelBlock(Block):
@@ -87,17 +76,10 @@ class DataBlock(Block):
     """Seed of the split."""
 
 
-class AshaScheduler(Block):
-    """Asynchronous successive halving (https://arxiv.org/abs/1810.05934)."""
-
-    grace_steps: Count | None = None
-    """First rung, in optimizer steps; null takes max_steps // reduction_factor ** 2."""
-    reduction_factor: Annotated[int, Field(ge=2)] = 3
-    """One trial of so many goes on from a rung to the next."""
-
-
 class WandbTracking(Block):
     """Weights & Biases: one run a trial, grouped by search."""
+
+    word: ClassVar[str] = "wandb"
 
     project: Name = "tune-lora"
     """Project that the runs go to."""
@@ -107,26 +89,11 @@ class WandbTracking(Block):
     """`auto` is online if the account is logged in and the service can be reached."""
 
 
-def _unwrap(word: str) -> Any:
-    """A validator that reads `none`, the bare word, or `{word: {...}}`."""
-
-    def unwrap(value: Any) -> Any:
-        if value is None or value == "none":
-            return None
-        if value == word:
-            return {}
-        if isinstance(value, dict) and set(value) == {word}:
-            return {} if value[word] is None else value[word]
-        if isinstance(value, Block):
-            return value
-        expected = f"'{word}', 'none'"
-        raise PydanticCustomError("literal_error", "unknown", {"expected": expected})
-
-    return BeforeValidator(unwrap)
-
-
-Scheduler: TypeAlias = Annotated[AshaScheduler | None, _unwrap("asha")]
-Tracking: TypeAlias = Annotated[WandbTracking | None, _unwrap("wandb")]
+Tracking: TypeAlias = Annotated[
+    Annotated[WandbTracking, unwrap("wandb"), Tag("wandb")]
+    | Annotated[None, unwrap("none"), Tag("none")],
+    word_of("wandb"),
+]
 
 
 class SearchBlock(Block):
@@ -139,7 +106,8 @@ class SearchBlock(Block):
     sampler: Literal["tpe", "gp", "cmaes", "random", "grid", "qmc"] = "tpe"
     """`tpe`, `gp` and `cmaes` learn from the trials so far; `grid` tries every combination."""
     scheduler: Scheduler = Field(default_factory=AshaScheduler)
-    """`asha` stops poor trials at rungs; `none` trains each to max_steps."""
+    """`asha`, `hyperband` and `median` end poor trials early, `pbt` lets them take over from good
+    ones; `none` trains each to max_steps."""
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
     """Seed of the sampler."""
     time_limit_minutes: Annotated[float, Field(gt=0)] | None = None

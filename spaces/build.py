@@ -10,7 +10,6 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from .blocks import (
-    Block,
     DataBlock,
     LoraBlock,
     ModelBlock,
@@ -20,9 +19,9 @@ from .blocks import (
     TrainBlock,
     WandbTracking,
 )
-from .crosschecks import check_data, check_rungs, check_task, check_values
-from .domains import Value
+from .crosschecks import check_data, check_scheduler, check_task, check_values
 from .errors import MISSING, FaultLog, KeyPath
+from .fixed import Block
 from .nearest import BLOCKS, VALUE_BLOCKS, nearest, suggest_keys
 from .rules import LORA_DEFAULTS, TRAIN_DEFAULTS
 from .space import Space
@@ -31,9 +30,6 @@ from .values import parse_block
 AnyBlock = TypeVar("AnyBlock", bound=Block)
 
 _TRACKING: Final[TypeAdapter[WandbTracking | None]] = TypeAdapter(Tracking)
-
-# Keys of a file that pydantic does not see, for a validator has taken them off.
-_UNWRAPPED: Final[Mapping[KeyPath, str]] = {("search", "scheduler"): "asha", ("tracking",): "wandb"}
 
 _WORDS: Final[Mapping[str, str]] = {
     "int_type": "a whole number",
@@ -67,13 +63,19 @@ def build_space(name: str, raw: object, log: FaultLog) -> Space:
     tracking = _tracking(blocks.get("tracking"), log)
     lora = parse_block("lora", blocks.get("lora", {}), LORA_DEFAULTS, log)
     train = parse_block("train", blocks.get("train", {}), TRAIN_DEFAULTS, log)
-    _check_values({"lora": lora, "train": train}, blocks, log)
+    values = {
+        f"{name}.{key}": value
+        for name, block in (("lora", lora), ("train", train))
+        for key, value in block.items()
+    }
+    given = {f"{block}.{key}" for block in VALUE_BLOCKS for key in blocks.get(block, {})}
+    check_values(values, given - values.keys(), log)
     if data:
         check_data(data, log)
     if model and data:
         check_task(model, data, log)
     if search:
-        check_rungs(search, train.get("max_steps"), log)
+        check_scheduler(search.scheduler, values, log)
     if log.faults or not (model and data and search and resources):
         raise log.error()
     return Space(
@@ -86,14 +88,6 @@ def build_space(name: str, raw: object, log: FaultLog) -> Space:
         resources=resources,
         tracking=tracking,
     )
-
-
-def _check_values(
-    parsed: Mapping[str, Mapping[str, Value]], blocks: Mapping[str, Any], log: FaultLog
-) -> None:
-    values = {f"{block}.{key}": value for block in parsed for key, value in parsed[block].items()}
-    given = {f"{block}.{key}" for block in VALUE_BLOCKS for key in blocks.get(block, {})}
-    check_values(values, given - values.keys(), log)
 
 
 def _split(raw: object, log: FaultLog) -> dict[str, Any]:
@@ -163,9 +157,6 @@ def _file_path(detail: ErrorDetails, base: KeyPath, raw: object) -> KeyPath:
     path, here = base, raw
     wanted = [*detail["loc"]]
     while True:
-        inner = _UNWRAPPED.get(path)
-        if inner and isinstance(here, dict) and inner in here:
-            path, here = (*path, inner), here[inner]
         if not wanted:
             return path
         part = wanted.pop(0)

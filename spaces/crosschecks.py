@@ -8,12 +8,13 @@ from collections.abc import Collection, Iterator, Mapping
 from itertools import product
 from typing import Final
 
-from .blocks import DataBlock, ModelBlock, SearchBlock
+from .blocks import DataBlock, ModelBlock
 from .domains import Choice, Ratio, Value, numbers
 from .errors import MISSING, FaultLog, KeyPath
 from .nearest import nearest
 from .rules import BOUNDS
-from .sampling import conditional, finish
+from .sampling import conditional, finish, parameters
+from .schedulers import PBT_CHANGES, PbtScheduler, SchedulerBlock
 
 ROLES: Final = {
     "instruction": ("instruction", "input", "response"),
@@ -67,12 +68,29 @@ def check_task(model: ModelBlock, data: DataBlock, log: FaultLog) -> None:
         log.add(("model", "num_labels"), model.num_labels, "is for model.task SEQ_CLS only")
 
 
-def check_rungs(search: SearchBlock, max_steps: object, log: FaultLog) -> None:
-    """Check that the first rung is not past the horizon."""
-    grace = search.scheduler.grace_steps if search.scheduler else None
-    if grace is not None and isinstance(max_steps, int) and grace > max_steps:
-        rule = f"must be at most train.max_steps, which is {max_steps}"
-        log.add(("search", "scheduler", "asha", "grace_steps"), grace, rule)
+def check_scheduler(
+    scheduler: SchedulerBlock | None, values: Mapping[str, Value], log: FaultLog
+) -> None:
+    """Check that its first rung is not past the horizon, and that `pbt` has something to change.
+
+    Args:
+        scheduler: Of the search.
+        values: Of both blocks, by dotted key.
+        log: Receives the faults.
+    """
+    horizon = values.get("train.max_steps")
+    if scheduler is None or not isinstance(horizon, int):
+        return
+    for key in ("grace_steps", "interval_steps"):
+        steps = getattr(scheduler, key, None)
+        if steps is not None and steps > horizon:
+            rule = f"must be at most train.max_steps, which is {horizon}"
+            log.add(("search", "scheduler", scheduler.word, key), steps, rule)
+    if isinstance(scheduler, PbtScheduler):
+        names = {parameter.name.split("@")[0] for parameter in parameters(values)}
+        if not names & set(PBT_CHANGES):
+            rule = f"needs a domain for one of {', '.join(PBT_CHANGES)}: nothing else changes in it"
+            log.add(("search", "scheduler"), scheduler.word, rule)
 
 
 def _path(key: str) -> KeyPath:

@@ -10,7 +10,6 @@ from typing import Final
 from pydantic import BaseModel
 
 from .blocks import (
-    AshaScheduler,
     DataBlock,
     Limits,
     ModelBlock,
@@ -20,6 +19,7 @@ from .blocks import (
 )
 from .fields import block_fields
 from .rules import SYNONYMS, reserved
+from .schedulers import SCHEDULERS
 
 FIXED_BLOCKS: Final[dict[str, type[BaseModel]]] = {
     "model": ModelBlock,
@@ -29,7 +29,7 @@ FIXED_BLOCKS: Final[dict[str, type[BaseModel]]] = {
 }
 NESTED_BLOCKS: Final[dict[str, type[BaseModel]]] = {
     "data.limit": Limits,
-    "search.scheduler.asha": AshaScheduler,
+    **{f"search.scheduler.{word}": block for word, block in SCHEDULERS.items()},
     "tracking.wandb": WandbTracking,
 }
 VALUE_BLOCKS: Final = ("lora", "train")

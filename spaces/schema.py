@@ -6,12 +6,16 @@ leave no rows) only the loader knows.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final, TypeAlias
 
-from .blocks import AshaScheduler, WandbTracking
+from pydantic import BaseModel
+
+from .blocks import WandbTracking
 from .fields import FieldInfo, block_fields
 from .nearest import FIXED_BLOCKS, VALUE_BLOCKS
 from .rules import BOUNDS, CONSTANT_ONLY, LORA_DEFAULTS, TARGET_PRESETS, TRAIN_DEFAULTS, reserved
+from .schedulers import SCHEDULERS
 
 Schema: TypeAlias = dict[str, Any]
 
@@ -30,13 +34,12 @@ def json_schema() -> Schema:
     properties: Schema = {}
     for block, model in FIXED_BLOCKS.items():
         properties[block] = _hoisted(model.model_json_schema(ref_template=_REFS), definitions)
-    properties["search"]["properties"]["scheduler"] |= _switch(
-        "asha", AshaScheduler.model_json_schema(ref_template=_REFS), default="asha"
-    )
+    search = properties["search"]["properties"]
+    described = {"description": search["scheduler"]["description"]}
+    search["scheduler"] = described | _switch(SCHEDULERS, default="asha")
     for block in VALUE_BLOCKS:
         properties[block] = _value_block(block)
-    tracking = WandbTracking.model_json_schema(ref_template=_REFS)
-    properties["tracking"] = _switch("wandb", tracking, default=None)
+    properties["tracking"] = _switch({"wandb": WandbTracking}, default=None)
     properties["tracking"]["description"] = "Where else the trials' metrics go."
     return {
         "$schema": DIALECT,
@@ -61,10 +64,17 @@ def _hoisted(schema: Schema, definitions: Schema) -> Schema:
     return schema
 
 
-def _switch(word: str, inner: Schema, default: str | None) -> Schema:
-    """The bare word, `none`, or the word with settings."""
-    settings = _object({word: {"anyOf": [inner, {"type": "null"}]}}, required=[word])
-    return {"anyOf": [{"enum": [word, "none", None]}, settings], "default": default}
+def _switch(kinds: Mapping[str, type[BaseModel]], default: str | None) -> Schema:
+    """A bare word, `none`, or a word with settings."""
+    settings = [
+        _object({word: {"anyOf": [_settings(kind), {"type": "null"}]}}, required=[word])
+        for word, kind in kinds.items()
+    ]
+    return {"anyOf": [{"enum": [*kinds, "none", None]}, *settings], "default": default}
+
+
+def _settings(kind: type[BaseModel]) -> Schema:
+    return kind.model_json_schema(ref_template=_REFS)
 
 
 def _value_block(block: str) -> Schema:

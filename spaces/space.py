@@ -14,10 +14,12 @@ from .blocks import (
     SearchBlock,
     Tracking,
     TrainBlock,
+    WandbTracking,
 )
 from .domains import Label, Value
 from .plain import plain_block
 from .sampling import Parameter, Sample, Suggest, draw, locate, parameters
+from .schedulers import SchedulerBlock
 
 
 class Space(BaseModel):
@@ -80,32 +82,24 @@ class Space(BaseModel):
     def rungs(self) -> tuple[int, ...]:
         """Optimizer steps after which a trial is judged, ascending; the last is the horizon.
 
-        ASHA's rungs are `grace_steps * reduction_factor ** k`
-        (https://arxiv.org/abs/1810.05934); without a scheduler there is only the horizon.
+        Without a scheduler there is only the horizon.
         """
-        horizon = self.train.max_steps
-        scheduler = self.search.scheduler
-        if scheduler is None:
-            return (horizon,)
-        factor = scheduler.reduction_factor
-        rung = scheduler.grace_steps or max(1, horizon // factor**2)
-        rungs = []
-        while rung < horizon:
-            rungs.append(rung)
-            rung *= factor
-        return (*rungs, horizon)
+        horizon, scheduler = self.train.max_steps, self.search.scheduler
+        return (horizon,) if scheduler is None else scheduler.rungs(horizon)
 
     def resolved(self) -> dict[str, object]:
         """The space file with every default filled in, as plain data: loads as an equal Space."""
-        asha = self.search.scheduler
-        wandb = self.tracking
         search = self.search.model_dump()
         return {
             "model": self.model.model_dump(),
             "data": self.data.model_dump(),
             "lora": plain_block(self.lora.values),
             "train": plain_block(self.train.values),
-            "search": {**search, "scheduler": {"asha": asha.model_dump()} if asha else "none"},
+            "search": {**search, "scheduler": _switch(self.search.scheduler, "none")},
             "resources": self.resources.model_dump(),
-            "tracking": {"wandb": wandb.model_dump()} if wandb else None,
+            "tracking": _switch(self.tracking, None),
         }
+
+
+def _switch(block: SchedulerBlock | WandbTracking | None, none: object) -> object:
+    return none if block is None else {block.word: block.model_dump()}

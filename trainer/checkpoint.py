@@ -37,8 +37,8 @@ class Checkpoint:
 
 def seal(made: Path, target: Path, result: TrialResult) -> None:
     """Turn the folder ``made`` into the checkpoint at ``target``, in place of an older one."""
-    # A pickle that nothing reads, and peft's empty model-card form.
-    for name in ("training_args.bin", "README.md"):
+    # A pickle that nothing reads, peft's empty model-card form, the seal of a copied checkpoint.
+    for name in ("training_args.bin", "README.md", _MANIFEST):
         (made / name).unlink(missing_ok=True)
     files = {path.name: _fingerprint(path) for path in sorted(made.iterdir()) if path.is_file()}
     write_json(made / _MANIFEST, {"files": files, "result": result.to_dict()})

@@ -30,6 +30,9 @@ class TrialConfig:
         checkpoint_minutes: at most between two checkpoints; each evaluation makes one too.
         baseline: whether this is the default configuration that every search is held against.
         params: the sampler's own parameters, by name; empty for a baseline outside the space.
+        lineage: under population based training, every time the weights at hand went from one
+            trial to another, in order: ``step``, the ``trial`` they came from and the ``params``
+            that it had trained them with up to there.
     """
 
     number: int
@@ -41,6 +44,7 @@ class TrialConfig:
     checkpoint_minutes: float = 10.0
     baseline: bool = False
     params: Mapping[str, Any] | None = None
+    lineage: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def max_steps(self) -> int:
@@ -74,9 +78,10 @@ class TrialConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data, from which ``from_dict`` makes an equal config."""
-        return {**asdict(self), "rungs": list(self.rungs)}
+        return {**asdict(self), "rungs": list(self.rungs), "lineage": list(self.lineage)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> TrialConfig:
         """The inverse of ``to_dict``."""
-        return cls(**{**data, "rungs": tuple(data["rungs"])})
+        tuples = {"rungs": tuple(data["rungs"]), "lineage": tuple(data["lineage"])}
+        return cls(**{**data, **tuples})

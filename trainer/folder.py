@@ -31,6 +31,7 @@ from .errors import TrialError
 from .result import BaseScore, TrialResult
 
 _LOCK = ".lock"
+_SCRATCH = ".scratch-"
 _FULL = 2**20
 """Bytes: with less left, whatever failed is taken to have failed for that."""
 
@@ -133,8 +134,16 @@ class TrialFolder:
 
     @property
     def scratch(self) -> Path:
-        """Where the Trainer may write; nothing in it is kept."""
-        return self.root / ".scratch"
+        """Where the Trainer may write; nothing in it is kept.
+
+        Each process has its own: a trial that was taken up elsewhere may still be ending here.
+        """
+        return self.root / f"{_SCRATCH}{os.getpid()}"
+
+    @property
+    def inheritance(self) -> Path:
+        """What a trial is to take over from another, until it has (see ``inherit``)."""
+        return self.root / ".inheritance"
 
     @property
     def staged_adapter(self) -> Path:
@@ -174,12 +183,15 @@ class TrialFolder:
 
     def drop_adapter(self) -> None:
         """Free the disk that the weights take; scores and metrics stay."""
-        for folder in (self.adapter, _set_aside(self.adapter), self.scratch):
-            shutil.rmtree(folder, ignore_errors=True)
+        self._drop(self.adapter)
 
     def drop_checkpoint(self) -> None:
         """Free the disk that the checkpoint takes."""
-        for folder in (self.checkpoint, _set_aside(self.checkpoint), self.scratch):
+        self._drop(self.checkpoint)
+        shutil.rmtree(self.inheritance, ignore_errors=True)
+
+    def _drop(self, target: Path) -> None:
+        for folder in (target, _set_aside(target), *self.root.glob(f"{_SCRATCH}*")):
             shutil.rmtree(folder, ignore_errors=True)
 
 

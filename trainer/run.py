@@ -30,6 +30,7 @@ from .config import TrialConfig
 from .data import TokenizedData
 from .errors import DiskFullError
 from .folder import TrialFolder, disk_full
+from .inherit import come_into
 from .precision import training_flags
 from .recorder import Recorder, Report
 from .result import BaseScore, TrialResult, TrialState
@@ -100,7 +101,8 @@ def _attempt(
     folder: TrialFolder,
     tracker: Tracker | None,
 ) -> Recorder:
-    checkpoint = _take_up(folder)
+    come_into(folder, config)
+    checkpoint = _take_up(folder, config)
     earlier = checkpoint.result if checkpoint else None
     recorder = Recorder(config, folder, report, tracker, earlier)
     try:
@@ -132,12 +134,15 @@ def _blaming_a_full_disk(folder: TrialFolder) -> Iterator[None]:
         raise
 
 
-def _take_up(folder: TrialFolder) -> Checkpoint | None:
+def _take_up(folder: TrialFolder, config: TrialConfig) -> Checkpoint | None:
     """The checkpoint to go on from, with adapter and metrics as they were at its moment.
 
-    None, and a folder as for a new trial, where there is no whole one.
+    None, and a folder as for a new trial, where there is no whole one, or one of what is no longer
+    this trial's configuration.
     """
     found = find(folder.checkpoint)
+    if found is not None and TrialConfig.from_dict(found.result.config).digest() != config.digest():
+        found = None
     if found is not None:
         best = found.result.best_step
         if best is not None and saved_step(folder.adapter) != best:
@@ -263,6 +268,21 @@ class TrialTrainer(Trainer):  # type: ignore[misc]
         super()._save_checkpoint(model, trial)
         made = self._folder.scratch / f"checkpoint-{self.state.global_step}"
         seal(made, self._folder.checkpoint, self._recorder.result)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """As saved; of another trial's state, with this one's learning rate and so on."""
+        fresh = [{k: v for k, v in g.items() if k != "params"} for g in self.optimizer.param_groups]
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None or not self._recorder.result.config["lineage"]:
+            return
+        for index, (group, own) in enumerate(zip(self.optimizer.param_groups, fresh, strict=True)):
+            scale = own["initial_lr"] / group["initial_lr"]
+            if scale != 1.0:
+                # The schedule's factor at this step stays, what it is a factor of changes.
+                group["lr"] *= scale
+                self.lr_scheduler.base_lrs[index] = own["initial_lr"]
+                self.lr_scheduler._last_lr[index] = group["lr"]
+            group.update({key: value for key, value in own.items() if key != "lr"})
 
     def evaluate(
         self,

@@ -59,7 +59,7 @@ def test_a_stopped_trial_may_keep_its_adapter_a_broken_one_never(
     books: Callable[..., Ledger],
 ) -> None:
     ledger = books("search.keep_adapters=2")
-    for state in ("PRUNED", "DIVERGED", "FAILED", "OUT_OF_MEMORY", "LOST"):
+    for state in ("PRUNED", "DIVERGED", "FAILED", "LOST", "OUT_OF_MEMORY"):
         end(ledger, 1.0, TrialState(state))
     assert with_adapter(ledger) == [0]
 

@@ -155,7 +155,13 @@ def test_locate_wants_the_whole_configuration(load: Load) -> None:
         ("{scheduler: asha}", 5, (1, 3, 5)),
         ("{scheduler: {asha: {reduction_factor: 2}}}", 16, (4, 8, 16)),
         ("{scheduler: asha}", 1, (1,)),
+        ("{scheduler: hyperband}", 200, (22, 66, 198, 200)),
+        ("{scheduler: median}", 200, (25, 50, 75, 100, 125, 150, 175, 200)),
+        ("{scheduler: {median: {interval_steps: 3}}}", 10, (3, 6, 9, 10)),
+        ("{scheduler: pbt}", 5, (1, 2, 3, 4, 5)),
+        ("{scheduler: {pbt: {interval_steps: 10}}}", 10, (10,)),
     ],
 )
 def test_rungs(load: Load, search: str, steps: int, rungs: tuple[int, ...]) -> None:
-    assert load(f"search: {search}", f"train.max_steps={steps}").rungs() == rungs
+    text = f"search: {search}\ntrain: {{learning_rate: {{log_uniform: [1.0e-4, 1.0e-3]}}}}"
+    assert load(text, f"train.max_steps={steps}").rungs() == rungs

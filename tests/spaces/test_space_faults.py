@@ -113,7 +113,26 @@ def test_reserved_key_says_why_and_what_instead(
         ("search: {trials: 0}", "search.trials", "must be at least 1"),
         ("search: {trials: '8'}", "search.trials", "must be a whole number"),
         ("search: {metric: f1}", "search.metric", "must be eval_loss"),
-        ("search: {scheduler: hyperband}", "search.scheduler", "must be one of asha, none"),
+        (
+            "search: {scheduler: bohb}",
+            "search.scheduler",
+            "must be one of asha, hyperband, median, pbt, none",
+        ),
+        (
+            "search: {scheduler: {median: {interval_steps: 201}}}",
+            "search.scheduler.median.interval_steps",
+            "must be at most train.max_steps, which is 200",
+        ),
+        (
+            "search: {scheduler: pbt}\ntrain: {learning_rate: 1e-4}",
+            "search.scheduler",
+            "needs a domain for one of train.learning_rate, ",
+        ),
+        (
+            "search: {scheduler: {pbt: {quantile: 0.6}}}",
+            "search.scheduler.pbt.quantile",
+            "at most 0.5",
+        ),
         (
             "search: {scheduler: {asha: {reduction_factor: 1}}}",
             "search.scheduler.asha.reduction_factor",

@@ -116,7 +116,7 @@ def full(tmp_path: Path) -> TrialFolder:
     trial = TrialFolder(tmp_path / "trials" / "0000")
     trial.write_result(_result(0))
     trial.append_metrics({"step": 1})
-    for name in ("adapter", ".adapter.old", "checkpoint", ".checkpoint.old", ".scratch"):
+    for name in ("adapter", ".adapter.old", "checkpoint", ".checkpoint.old", ".scratch-7"):
         write_text(trial.root / name / "weights", "x")
     return trial
 

@@ -1,0 +1,269 @@
+"""Ray Tune's schedulers, fitted to trials that are resumed and to a baseline that is never ended.
+
+What tuning bought is the distance to the default configuration at the same horizon, so that one is
+measured there, however far behind it is.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Iterable
+from types import SimpleNamespace
+from typing import Any
+
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import (
+    AsyncHyperBandScheduler,
+    FIFOScheduler,
+    MedianStoppingRule,
+    PopulationBasedTraining,
+    TrialScheduler,
+)
+
+from ..spaces import AshaScheduler, HyperbandScheduler, MedianScheduler, PbtScheduler, Space
+from ..trainer.config import TrialConfig
+from ..trainer.result import TrialResult
+from .ledger import Ledger
+from .perturb import perturbed
+
+Report = dict[str, Any]
+"""What a worker tells Ray at an evaluation (see ``ray_worker``)."""
+
+
+def make_scheduler(ledger: Ledger) -> TrialScheduler:
+    """The scheduler that the space names, knowing what the trials so far have scored."""
+    space, earlier = ledger.space, tuple(ledger.results.values())
+    wanted = space.search.scheduler
+    if len(space.rungs()) < 2:
+        return FIFOScheduler()
+    if isinstance(wanted, AshaScheduler):
+        return Halving(space, wanted, 1, earlier)
+    if isinstance(wanted, HyperbandScheduler):
+        return Halving(space, wanted, len(space.rungs()), earlier)
+    if isinstance(wanted, MedianScheduler):
+        return Median(space, wanted, earlier)
+    if isinstance(wanted, PbtScheduler):
+        return Population(ledger, wanted)
+    return FIFOScheduler()
+
+
+class Halving(AsyncHyperBandScheduler):  # type: ignore[misc]
+    """ASHA, and with several brackets asynchronous Hyperband (https://arxiv.org/abs/1810.05934).
+
+    Bracket s has its first rung at the search's rung s, the last none at all. Trials are dealt out
+    to the brackets by their numbers, in the proportions of Hyperband's Algorithm 1
+    (https://jmlr.org/papers/v18/16-558.html), so that a resumed search deals them out again alike.
+
+    Args:
+        space: of the search.
+        wanted: its scheduler.
+        brackets: how many.
+        earlier: results from before the search was interrupted.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        wanted: AshaScheduler | HyperbandScheduler,
+        brackets: int,
+        earlier: Iterable[TrialResult],
+    ) -> None:
+        rungs = space.rungs()
+        super().__init__(
+            time_attr="step",
+            max_t=rungs[-1],
+            grace_period=rungs[0],
+            reduction_factor=wanted.reduction_factor,
+            brackets=brackets,
+        )
+        sizes = [wanted.reduction_factor**s / (s + 1) for s in reversed(range(brackets))]
+        self._shares, self._dealt = [size / sum(sizes) for size in sizes], list[int]()
+        for result in earlier:
+            losses = {evaluation.step: evaluation.eval_loss for evaluation in result.evaluations}
+            for milestone, recorded in self._rungs(result.number):
+                if milestone in losses:
+                    recorded[_earlier(result.number)] = -losses[milestone]
+
+    def bracket(self, number: int) -> int:
+        """The bracket of trial ``number``: always the one that is furthest behind its share."""
+        while len(self._dealt) <= number:
+            count = len(self._dealt) + 1
+            short = [count * share - self._dealt.count(s) for s, share in enumerate(self._shares)]
+            self._dealt.append(short.index(max(short)))
+        return self._dealt[number]
+
+    def _rungs(self, number: int) -> list[tuple[int, dict[str, float]]]:
+        return list(self._brackets[self.bracket(number)]._rungs)
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        """Deal the trial out to its bracket."""
+        self._trial_info[trial.trial_id] = self._brackets[self.bracket(trial.config["number"])]
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: Report) -> str:
+        """Stop a trial that is not in the top ``1 / reduction_factor`` of its rung."""
+        if result.get("audit"):
+            return str(TrialScheduler.CONTINUE)
+        for milestone, recorded in self._rungs(result["number"]):
+            # A trial that was taken up again is judged once at a rung, not against itself.
+            if milestone == result.get("step"):
+                recorded.pop(_earlier(result["number"]), None)
+        return _spared(super().on_trial_result(tune_controller, trial, result), result)
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: Report) -> None:
+        """Enter a trial's last result, unless it is one that was only finished for an audit."""
+        if not result.get("audit"):
+            super().on_trial_complete(tune_controller, trial, result)
+
+
+class Median(MedianStoppingRule):  # type: ignore[misc]
+    """Ray's median stopping rule, over every trial of the search once.
+
+    Args:
+        space: of the search.
+        wanted: its scheduler.
+        earlier: results from before the search was interrupted.
+    """
+
+    def __init__(
+        self, space: Space, wanted: MedianScheduler, earlier: Iterable[TrialResult]
+    ) -> None:
+        super().__init__(
+            time_attr="step",
+            grace_period=wanted.grace_steps or space.rungs()[0],
+            min_samples_required=wanted.min_trials,
+            # Ray would let a trial wait while there is too little to compare it with.
+            min_time_slice=math.inf,
+        )
+        for result in earlier:
+            found = [{"step": e.step, "eval_loss": e.eval_loss} for e in result.evaluations]
+            if found:
+                self._results[_earlier(result.number)] = found
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: Report) -> str:
+        """Stop a trial whose best loss is worse than the median of the others' running means."""
+        if result.get("audit") or "eval_loss" not in result:
+            return str(TrialScheduler.CONTINUE)
+        self._take_up(trial, result)
+        return _spared(super().on_trial_result(tune_controller, trial, result), result)
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: Report) -> None:
+        """Enter a trial's last result; one that failed may have none."""
+        if "eval_loss" in result and not result.get("audit"):
+            self._take_up(trial, result)
+            super().on_trial_complete(tune_controller, trial, result)
+
+    def _take_up(self, trial: Any, result: Report) -> None:
+        """Before ``result`` is entered: what an interrupted trial had before, and that once."""
+        earlier = self._results.pop(_earlier(result["number"]), self._results.get(trial, []))
+        self._results[trial] = [found for found in earlier if found["step"] < result["step"]]
+
+
+class Population(PopulationBasedTraining):  # type: ignore[misc]
+    """Population based training (https://arxiv.org/abs/1711.09846), asynchronous.
+
+    Ray decides who takes over from whom; the ledger sees to it that weights, books and study agree.
+    The baseline trains along, but neither takes over nor is taken over.
+
+    Args:
+        ledger: of the search.
+        wanted: its scheduler.
+    """
+
+    def __init__(self, ledger: Ledger, wanted: PbtScheduler) -> None:
+        super().__init__(
+            time_attr="step",
+            perturbation_interval=wanted.interval(ledger.space.train.max_steps),
+            quantile_fraction=wanted.quantile,
+            # Ray asks for something to change; what changes is decided in _explored.
+            custom_explore_fn=dict,
+            log_config=False,
+            require_attrs=False,
+        )
+        self._ledger, self._wanted = ledger, wanted
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        """Take the trial into the population."""
+        # Ray refuses searchers with this scheduler, for theirs are told of configurations that
+        # are no longer trained. Ours is told the truth, by the ledger.
+        super().on_trial_add(SimpleNamespace(search_alg=None), trial)
+
+    def _save_trial_state(self, state: Any, time: int, result: Report, trial: Any) -> Any:
+        score = super()._save_trial_state(state, time, result, trial)
+        if result.get("baseline"):
+            state.last_score = None
+        return score
+
+    def _checkpoint_or_exploit(
+        self, trial: Any, tune_controller: Any, upper_quantile: list[Any], lower_quantile: list[Any]
+    ) -> None:
+        """Let a trial of the lower quantile take over from one of the upper quantile.
+
+        In place of Ray's own: every trial has a checkpoint in the run folder already.
+        """
+        if trial not in lower_quantile:
+            return
+        state = self._trial_state[trial]
+        heir = TrialResult.from_dict(json.loads(state.last_result["result"]))
+        dice = random.Random(f"{self._ledger.space.search.seed}-{heir.number}-{heir.step}")
+        chosen = dice.choice(upper_quantile)
+        config = self._ledger.inherit(
+            heir, chosen.config["number"], lambda parent: self._explored(parent, heir.number, dice)
+        )
+        if config is None:
+            return
+        if trial.status != Trial.PAUSED:
+            tune_controller.pause_trial(trial, should_checkpoint=False)
+        trial.set_config(
+            {"trial": json.dumps(config.to_dict()), "number": heir.number, "score_base": False}
+        )
+        state.last_score = self._trial_state[chosen].last_score
+        state.last_train_time = state.last_perturbation_time = config.lineage[-1]["step"]
+        self._num_perturbations += 1
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: see ``StudySearcher``."""
+        return {}
+
+    def _explored(self, parent: TrialResult, number: int, dice: random.Random) -> TrialConfig:
+        """The parent's configuration, changed a little, for trial ``number``."""
+        return explored(self._ledger.space, parent, number, self._wanted.resample, dice)
+
+
+def explored(
+    space: Space, parent: TrialResult, number: int, resample: float, dice: random.Random
+) -> TrialConfig:
+    """The configuration with which trial ``number`` goes on from where ``parent`` is.
+
+    Args:
+        space: of the search.
+        parent: at the checkpoint that is taken over.
+        number: of the heir.
+        resample: chance that a value is drawn anew.
+        dice: where chance comes from.
+    """
+    before = TrialConfig.from_dict(parent.config)
+    had = dict(before.params or {})
+    values, params = perturbed(space, had, resample, dice)
+    link = {"step": parent.step, "trial": parent.number, "params": had}
+    return TrialConfig(
+        number=number,
+        task=before.task,
+        lora=values["lora"],
+        train=values["train"],
+        rungs=before.rungs,
+        micro_batch=before.micro_batch,
+        checkpoint_minutes=before.checkpoint_minutes,
+        params=params,
+        lineage=(*before.lineage, link),
+    )
+
+
+def _spared(action: Any, result: Report) -> str:
+    stopped = action == TrialScheduler.STOP and result.get("baseline")
+    return str(TrialScheduler.CONTINUE if stopped else action)
+
+
+def _earlier(number: int) -> str:
+    return f"earlier-{number}"

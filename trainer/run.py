@@ -31,6 +31,7 @@ from .data import TokenizedData
 from .errors import DiskFullError
 from .folder import TrialFolder, disk_full
 from .inherit import come_into
+from .loss import gathers, supervised_loss
 from .precision import training_flags
 from .recorder import Recorder, Report
 from .result import BaseScore, TrialResult, TrialState
@@ -250,7 +251,10 @@ def _train(
 
 
 class TrialTrainer(Trainer):  # type: ignore[misc]
-    """transformers' Trainer with an evaluation weighted by token and checkpoints that are whole."""
+    """transformers' Trainer with whole checkpoints; a causal model's loss is ``supervised_loss``.
+
+    The evaluation is weighted by token.
+    """
 
     control: TrainerControl
 
@@ -259,6 +263,24 @@ class TrialTrainer(Trainer):  # type: ignore[misc]
     ) -> None:
         super().__init__(**options)
         self._base, self._recorder, self._folder = base, recorder, folder
+        # Smoothed labels need the logits whole. A hook on the head does not reach the replicas of
+        # several GPUs, and would be compiled in.
+        stock = self.label_smoother is not None or self.args.n_gpu > 1 or self.args.torch_compile
+        self._gathers = gathers(self.model, base.spec.task) and not stock
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """The Trainer's loss; 0, and not its 0/0, of a batch in which nothing is supervised."""
+        if return_outputs or not self._gathers:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        total, count = supervised_loss(model, inputs)
+        items = count if num_items_in_batch is None else num_items_in_batch
+        return total / torch.as_tensor(items, device=total.device).clamp(min=1)
 
     def checkpoint(self) -> None:
         """Write a checkpoint now."""

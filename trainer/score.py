@@ -15,6 +15,7 @@ import torch
 from transformers import DataCollatorForSeq2Seq, DataCollatorWithPadding
 
 from .data import IGNORE
+from .loss import gathers, supervised_loss
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -71,13 +72,18 @@ def score(
     was_training = model.training
     device = next(model.parameters()).device
     total, count = 0.0, 0
+    gathered = gathers(model, task)
     model.eval()
     try:
         with torch.no_grad(), autocast:
             for batch in _batches(rows, batch_size):
                 tensors = {key: value.to(device) for key, value in collate(batch).items()}
-                weight = supervised_count(tensors["labels"], task)
-                total += float(model(**tensors).loss) * weight
+                if gathered:
+                    loss, weight = supervised_loss(model, tensors)
+                    total += float(loss)
+                else:
+                    weight = supervised_count(tensors["labels"], task)
+                    total += float(model(**tensors).loss) * weight
                 count += weight
     finally:
         model.train(was_training)

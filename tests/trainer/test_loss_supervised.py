@@ -1,0 +1,183 @@
+"""The loss from supervised positions against transformers' own forward with labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from tiny_models import VOCABULARY, tiny_model
+from torch import nn
+from torch.nn import functional
+from transformers import Gemma2Config, Gemma2ForCausalLM
+from tune_lora.trainer import loss as module
+from tune_lora.trainer.loss import gathers, supervised_loss
+
+CAUSAL = ["llama", "gpt2", "bloom", "falcon", "opt"]
+Batch = dict[str, torch.Tensor]
+
+
+def _batch(supervised: Callable[[torch.Tensor], torch.Tensor] = lambda mask: mask) -> Batch:
+    """Four rows of 4 to 10 tokens, padded; a prompt of two or more tokens is masked."""
+    draw = torch.Generator().manual_seed(0)
+    ids = torch.randint(VOCABULARY, (4, 10), generator=draw)
+    lengths, prompts = torch.tensor([4, 10, 7, 5]), torch.tensor([2, 6, 7, 0])
+    place = torch.arange(10)
+    attended = place < lengths[:, None]
+    mask = supervised(attended & (place >= prompts[:, None]))
+    labels = ids.masked_fill(~mask, -100)
+    return {"input_ids": ids, "attention_mask": attended.long(), "labels": labels}
+
+
+def _wearing(model: Any, **fields: Any) -> Any:
+    fields = {"target_modules": "all-linear", "init_lora_weights": False, **fields}
+    return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", r=4, **fields))
+
+
+def _gradients(model: nn.Module, loss: torch.Tensor) -> dict[str, torch.Tensor]:
+    model.zero_grad()
+    loss.backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def _assert_as_stock(model: Any, batch: Batch) -> None:
+    """Sum over tokens and gradients, to 1e-6 of the mean loss's."""
+    found, count = supervised_loss(model, batch)
+    ours = _gradients(model, found / count)
+    labels = batch["labels"]
+    assert count == int((labels[:, 1:] != -100).sum())
+    stock = model(**batch).loss
+    assert found.item() / count == pytest.approx(stock.item(), abs=1e-6)
+    theirs = _gradients(model, stock)
+    assert ours.keys() == theirs.keys()
+    assert theirs
+    for name, gradient in theirs.items():
+        torch.testing.assert_close(ours[name], gradient, atol=1e-6, rtol=1e-5, msg=name)
+
+
+def _rows_seen(model: Any) -> list[int]:
+    """How many positions the output head has computed logits of, a call an entry."""
+    seen: list[int] = []
+
+    def note(head: nn.Module, args: Any, logits: torch.Tensor) -> None:
+        seen.append(logits.shape[:-1].numel())
+
+    model.get_output_embeddings().register_forward_hook(note)
+    return seen
+
+
+@pytest.mark.parametrize("architecture", CAUSAL)
+def test_loss_and_gradients_are_those_of_the_stock_forward(architecture: str) -> None:
+    model = _wearing(tiny_model(architecture).eval())
+    assert gathers(model, "CAUSAL_LM")
+    _assert_as_stock(model, _batch())
+
+
+@pytest.mark.parametrize("architecture", CAUSAL)
+def test_the_head_sees_only_what_counts(architecture: str) -> None:
+    model, batch = _wearing(tiny_model(architecture)), _batch()
+    seen = _rows_seen(model)
+    _, count = supervised_loss(model, batch)
+    assert seen == [count] == [2 + 4 + 4]
+    model(**batch)
+    assert seen == [count, batch["labels"].numel()]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"target_modules": ["q_proj", "lm_head"]},
+        {"target_modules": ["lm_head"], "use_dora": True},
+        {"modules_to_save": ["lm_head"]},
+        {"target_modules": ["q_proj", "embed_tokens"]},
+    ],
+)
+def test_a_head_with_an_adapter_of_its_own(fields: dict[str, Any]) -> None:
+    model = _wearing(tiny_model("llama"), **fields)
+    _assert_as_stock(model, _batch())
+    assert not any(m._forward_pre_hooks for m in model.modules())
+
+
+def test_what_a_model_does_to_its_logits_is_done() -> None:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "head_dim": 16, "num_hidden_layers": 1}
+    config = Gemma2Config(
+        vocab_size=VOCABULARY,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        final_logit_softcapping=0.1,
+        pad_token_id=None,
+        **sizes,
+    )
+    _assert_as_stock(_wearing(Gemma2ForCausalLM(config)), _batch())
+
+
+def test_logits_made_without_the_head_are_picked_afterwards() -> None:
+    """A model of foreign code may multiply by the embedding itself."""
+    model = tiny_model("llama")
+
+    class Foreign(type(model)):  # type: ignore[misc]
+        def forward(self, labels: Any = None, **inputs: Any) -> Any:
+            hidden = self.model(**inputs).last_hidden_state
+            return (functional.linear(hidden, self.lm_head.weight),)
+
+    batch = _batch()
+    expected = model(**batch).loss.item()
+    model.__class__ = Foreign
+    found, count = supervised_loss(model, batch)
+    assert found.item() / count == pytest.approx(expected, abs=1e-6)
+
+
+def test_nothing_supervised_is_no_loss_and_no_gradient() -> None:
+    model = _wearing(tiny_model("llama"), target_modules=["q_proj", "lm_head"])
+    first_only = _batch(lambda mask: mask & (torch.arange(10) == 0))
+    found, count = supervised_loss(model, first_only)
+    assert (found.item(), count) == (0.0, 0)
+    gradients = _gradients(model, found)
+    assert gradients
+    assert not any(gradient.any() for gradient in gradients.values())
+
+
+def test_which_models_it_is_for() -> None:
+    assert not gathers(tiny_model("t5"), "SEQ_2_SEQ_LM")
+    assert not gathers(tiny_model("bert"), "SEQ_CLS")
+    routed = tiny_model("llama")
+    routed.config.output_router_logits = True
+    assert not gathers(routed, "CAUSAL_LM")
+    other = tiny_model("llama")
+    other.loss_function = lambda *args, **options: None
+    assert not gathers(other, "CAUSAL_LM")
+
+
+def _reference(
+    weight: torch.Tensor, hidden: torch.Tensor, target: torch.Tensor, bias: torch.Tensor | None
+) -> torch.Tensor:
+    logits = functional.linear(hidden, weight, bias)
+    return functional.cross_entropy(logits.float(), target, reduction="sum")
+
+
+def test_a_fused_loss_takes_the_place_of_head_and_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_fused_loss", lambda head, hidden, kind: _reference)
+    model = _wearing(tiny_model("llama"))
+    seen = _rows_seen(model)
+    supervised_loss(model, _batch())
+    assert seen == [0]
+    _assert_as_stock(model, _batch())
+
+
+def test_fusing_is_for_plain_heads_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_liger", lambda: _reference)
+    head, device = nn.Linear(4, 8), "cuda" if torch.cuda.is_available() else "cpu"
+    wanted = _reference if device == "cuda" else None
+    assert module._fused_loss(head, torch.ones(3, 4, device=device), "llama") is wanted
+    assert module._fused_loss(head, torch.ones(3, 4, device=device), "gemma2") is None
+    assert module._fused_loss(head, torch.ones(0, 4, device=device), "llama") is None
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="Liger's kernels run on a GPU")
+def test_ligers_loss_is_the_stock_one() -> None:
+    pytest.importorskip("liger_kernel")
+    batch = {key: value.cuda() for key, value in _batch().items()}
+    _assert_as_stock(_wearing(tiny_model("llama").cuda()), batch)

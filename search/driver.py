@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from .ledger import Ledger, reason
 from .live import make_display
 from .preflight import Preflight, preflight
 from .resources import Allocation, allocate, disk_budget, visible_cores
+from .settle import settle_unpacking
 from .study import Study
 
 logger = logging.getLogger(__name__)
@@ -218,7 +219,9 @@ def _run_locked(
         cores = visible_cores()
         allocation = Allocation(1, cores, 0) if local else allocate(space, cores, _count_gpus())
         ready = preflight(space)
-        _say_plan(space, ready, allocation, console)
+        spec, unpacking = settle_unpacking(space, ready.spec, allocation, run)
+        ready = replace(ready, spec=spec)
+        _say_plan(space, ready, allocation, unpacking, console)
         _say_disk(space, run, ready, allocation, console)
     except (SpaceError, TrialError):
         run.discard_bare()
@@ -342,7 +345,13 @@ def _say_disk(
         )
 
 
-def _say_plan(space: Space, ready: Preflight, allocation: Allocation, console: Console) -> None:
+def _say_plan(
+    space: Space,
+    ready: Preflight,
+    allocation: Allocation,
+    unpacking: str | None,
+    console: Console,
+) -> None:
     stats = ready.data.stats
     rows = ", ".join(f"{stats[split]['rows']} {split}" for split in ("train", "validation", "test"))
     share = stats["train"]["supervised"] / max(1, stats["train"]["tokens"])
@@ -351,6 +360,7 @@ def _say_plan(space: Space, ready: Preflight, allocation: Allocation, console: C
     rungs = ", ".join(map(str, space.rungs()))
     lines = [
         f"model:  {ready.spec.name} ({space.model.quantization}, {space.model.task})",
+        *([f"nf4:    {unpacking}"] if unpacking else []),
         f"data:   {space.data.train}: {rows} rows; {share:.0%} of training tokens supervised",
         f"search: {search.trials} trials of {space.rungs()[-1]} steps, {search.sampler} sampler, "
         f"{scheduler}, evaluated at {rungs}; {allocation}",

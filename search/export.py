@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..reports import CardFacts, CardScores, Leaderboard, Row, build, model_card
-from ..spaces import Space, load_space
+from ..spaces import ModelBlock, Space, load_space
 from ..trainer.data import TokenizedData
 from ..trainer.errors import TrialError
 from ..trainer.export import Recipe, Rescore, export_adapter, sample_prompt
@@ -40,7 +40,7 @@ def export_trial(run: RunFolder, target: Path, trial: int | None, *, merge: bool
     row = choose(board, trial)
     space = load_space(run.space)
     data = TokenizedData.load(run.data)
-    recipe = Recipe(space.model, space.data.template, data.labels)
+    recipe = Recipe(_model(space, board), space.data.template, data.labels)
     number = row.trial
     assert number is not None
 
@@ -59,6 +59,13 @@ def export_trial(run: RunFolder, target: Path, trial: int | None, *, merge: bool
         finish=finish,
     )
     return Exported(row, rescore)
+
+
+def _model(space: Space, board: Leaderboard) -> ModelBlock:
+    """The space's model; one that had to be kept packed still has to be."""
+    if board.about["model"]["quantization_compute"] != "bitsandbytes":
+        return space.model
+    return space.model.model_copy(update={"quantization_compute": "bitsandbytes"})
 
 
 def choose(board: Leaderboard, trial: int | None) -> Row:

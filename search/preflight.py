@@ -96,15 +96,20 @@ def _highest_rank(space: Space) -> int:
 
 def target_choices(space: Space) -> list[Any]:
     """Every value that ``lora.target_modules`` can take in this space."""
-    declared = [space.lora.get("target_modules")]
+    return lora_choices(space, "target_modules") + (["qv"] if space.search.baseline else [])
+
+
+def lora_choices(space: Space, field: str) -> list[Any]:
+    """Every value that a field of ``lora`` can take in the space's own trials; not of a range."""
+    declared = [space.lora.get(field)]
     for block in (space.lora, space.train):
         for value in block.values.values():
             if isinstance(value, Choice):
-                declared += [o.given.get("lora.target_modules") for o in value.options]
+                declared += [o.given.get(f"lora.{field}") for o in value.options]
     chosen: list[Any] = []
     for value in declared:
         if isinstance(value, Choice):
             chosen += [option.value for option in value.options]
         elif value is not None:
             chosen.append(value)
-    return chosen + (["qv"] if space.search.baseline else [])
+    return chosen

@@ -30,6 +30,9 @@ class ModelBlock(Block):
     """`nf4` keeps the frozen base in 4 bits (QLoRA); `none` in `dtype`."""
     double_quant: bool = True
     """Quantize the quantization constants too: about 0.4 bits less a weight."""
+    quantization_compute: Literal["auto", "dequantized", "bitsandbytes"] = "auto"
+    """`dequantized` unpacks nf4 weights once: the same numbers, faster, for more memory;
+    `bitsandbytes` at each use; `auto` unpacks where memory allows."""
     dtype: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
     """Precision of the computation; `auto` takes the best that the device has."""
     attn_implementation: Name | None = None

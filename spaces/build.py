@@ -19,7 +19,7 @@ from .blocks import (
     TrainBlock,
     WandbTracking,
 )
-from .crosschecks import check_data, check_scheduler, check_task, check_values
+from .crosschecks import check_data, check_quantization, check_scheduler, check_task, check_values
 from .errors import MISSING, FaultLog, KeyPath
 from .fixed import Block
 from .nearest import BLOCKS, VALUE_BLOCKS, nearest, suggest_keys
@@ -72,6 +72,8 @@ def build_space(name: str, raw: object, log: FaultLog) -> Space:
     check_values(values, given - values.keys(), log)
     if data:
         check_data(data, log)
+    if model:
+        check_quantization(model, log)
     if model and data:
         check_task(model, data, log)
     if search:

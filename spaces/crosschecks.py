@@ -93,6 +93,15 @@ def check_scheduler(
             log.add(("search", "scheduler"), scheduler.word, rule)
 
 
+def check_quantization(model: ModelBlock, log: FaultLog) -> None:
+    """Check that how nf4 weights are computed with is only said where there are any."""
+    if model.quantization == "none" and model.quantization_compute != "auto":
+        path = ("model", "quantization_compute")
+        log.add(
+            path, model.quantization_compute, "is for model.quantization nf4 only; leave it out"
+        )
+
+
 def _path(key: str) -> KeyPath:
     return tuple(key.split(".", 1))
 

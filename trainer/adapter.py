@@ -61,10 +61,14 @@ def attached(base: BaseModel, config: TrialConfig) -> Iterator[PeftModel]:
 
 def _changes_base(lora: Mapping[str, Any]) -> bool:
     trains_bias = lora.get("bias", "none") != "none"
-    init = lora.get("init_lora_weights", True)
-    rewrites = not (isinstance(init, bool) or init in _LEAVES_BASE_ALONE)
+    rewrites = rewrites_base(lora.get("init_lora_weights", True))
     # Repeated layers stay in the model when the adapter is taken off.
     return trains_bias or rewrites or bool(lora.get("layer_replication"))
+
+
+def rewrites_base(init: Any) -> bool:
+    """Whether a value of ``init_lora_weights`` changes the weights that the adapter goes on."""
+    return not (isinstance(init, bool) or init in _LEAVES_BASE_ALONE)
 
 
 def _take_off(model: PeftModel, base: BaseModel) -> None:

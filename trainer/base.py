@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 import transformers
-from peft import prepare_model_for_kbit_training
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -18,15 +17,16 @@ from transformers import (
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
-    BitsAndBytesConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
 from ..spaces import ModelBlock
+from . import nf4
 from .errors import TrialError
 from .precision import compute_dtype
 from .sources import resolve_model
+from .unpacking import choose_unpacking, free_here
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +37,6 @@ AUTO_CLASSES = {
 }
 """transformers' class for each of peft's task types."""
 
-HEADS = ["lm_head", "classifier", "score", "qa_outputs"]
-
 
 @dataclass(frozen=True)
 class BaseSpec:
@@ -48,6 +46,7 @@ class BaseSpec:
         source: a folder that ``from_pretrained`` takes.
         name: what the user called the model.
         reference: what someone else would load: a hub id, or the folder.
+        quantization_compute: of nf4; ``auto`` goes by the memory that is free where it is loaded.
         labels: class names, for SEQ_CLS.
     """
 
@@ -57,6 +56,7 @@ class BaseSpec:
     task: str = "CAUSAL_LM"
     quantization: str = "none"
     double_quant: bool = True
+    quantization_compute: str = "auto"
     dtype: str = "auto"
     attn_implementation: str | None = None
     trust_remote_code: bool = False
@@ -77,6 +77,7 @@ class BaseSpec:
             task=block.task,
             quantization=block.quantization,
             double_quant=block.double_quant,
+            quantization_compute=block.quantization_compute,
             dtype=block.dtype,
             attn_implementation=block.attn_implementation,
             trust_remote_code=block.trust_remote_code,
@@ -159,9 +160,9 @@ def load_tokenizer(spec: BaseSpec) -> PreTrainedTokenizerBase:
 def load_base(spec: BaseSpec, quantization: str | None = None) -> BaseModel:
     """Load, quantize and freeze.
 
-    4-bit weights are NF4 (QLoRA, https://arxiv.org/abs/2305.14314) through bitsandbytes;
-    ``prepare_model_for_kbit_training`` then puts norms and embeddings in fp32. On a GPU the
-    whole model goes to the first visible one (``device_map={"": 0}``).
+    4-bit weights are NF4 (QLoRA, https://arxiv.org/abs/2305.14314) through bitsandbytes, norms and
+    embeddings then in fp32 (see ``nf4``). On a GPU the whole model goes to the first visible one
+    (``device_map={"": 0}``).
 
     Args:
         spec: what to load.
@@ -174,7 +175,8 @@ def load_base(spec: BaseSpec, quantization: str | None = None) -> BaseModel:
     dtype = compute_dtype(spec.dtype, device)
     kind = spec.quantization if quantization is None else quantization
     if kind == "nf4":
-        _plain_linears()
+        nf4.plain_linears()
+        unpack = _unpacks(spec, dtype, device)
     # A classification head starts random: seeded, every worker starts from the same one.
     transformers.set_seed(0)
     try:
@@ -186,9 +188,7 @@ def load_base(spec: BaseSpec, quantization: str | None = None) -> BaseModel:
             raise
         raise TrialError(f"{spec.name}: the model could not be loaded: {error}") from error
     if kind == "nf4":
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-        _check_quantized(model, spec)
-        _never_repack(model)
+        model = nf4.prepared(model, spec.name, unpack=unpack)
     model.requires_grad_(False)
     model.eval()
     tokenizer = load_tokenizer(spec)
@@ -198,36 +198,13 @@ def load_base(spec: BaseSpec, quantization: str | None = None) -> BaseModel:
     return BaseModel(spec, model, tokenizer, device, dtype)
 
 
-def _plain_linears() -> None:
-    """Let transformers quantize Falcon, whose linear layers are of a class of its own.
-
-    Only modules that are exactly ``nn.Linear`` are replaced by 4-bit ones. ``FalconLinear`` differs
-    from it in the order of its operations alone.
-    """
-    from transformers.models.falcon import modeling_falcon
-
-    modeling_falcon.FalconLinear = torch.nn.Linear
-
-
-def _check_quantized(model: PreTrainedModel, spec: BaseSpec) -> None:
-    from bitsandbytes.nn import Linear4bit
-
-    if not any(isinstance(module, Linear4bit) for module in model.modules()):
-        rule = "nothing in this model could be quantized; write model.quantization=none"
-        raise TrialError(f"{spec.name}: {rule}")
-
-
-def _never_repack(model: PreTrainedModel) -> None:
-    """Keep bitsandbytes from changing 4-bit weights over to its inference kernel.
-
-    On a CPU with AVX512-BF16 it does so at the first evaluation, for good. That kernel rounds to
-    bf16 and has no gradient: whatever is trained afterwards learns from wrong gradients.
-    """
-    from bitsandbytes.nn import Linear4bit
-
-    for module in model.modules():
-        if isinstance(module, Linear4bit):
-            module.support_avx512bf16_for_cpu = False
+def _unpacks(spec: BaseSpec, dtype: torch.dtype, device: torch.device) -> bool:
+    compute = spec.quantization_compute
+    if compute == "auto":
+        chosen = choose_unpacking(meta_model(spec), dtype.itemsize, free_here(device))
+        logger.info("%s: %s", spec.name, chosen.reason)
+        compute = chosen.compute
+    return compute == "dequantized"
 
 
 def _stop_where_rows_end(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -255,14 +232,7 @@ def _load_options(
     if spec.attn_implementation is not None:
         options["attn_implementation"] = spec.attn_implementation
     if quantization == "nf4":
-        options["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=spec.double_quant,
-            bnb_4bit_compute_dtype=dtype,
-            # Heads stay in full precision: a classifier is trained, and it is small.
-            llm_int8_skip_modules=HEADS,
-        )
+        options["quantization_config"] = nf4.quantization(spec.double_quant, dtype)
     return options
 
 

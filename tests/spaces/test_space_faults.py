@@ -194,6 +194,18 @@ def test_task_and_format_must_agree(faults: Faults, load: Callable[..., Space]) 
     assert only(faults("", "model.num_labels=3")).path == "model.num_labels"
 
 
+def test_how_nf4_is_computed_with_is_said_where_there_is_nf4(
+    faults: Faults, load: Callable[..., Space]
+) -> None:
+    key = "model.quantization_compute"
+    assert load("", f"{key}=dequantized").model.quantization_compute == "dequantized"
+    fault = only(faults("", "model.quantization=none", f"{key}=dequantized"))
+    assert (fault.path, fault.value) == (key, "dequantized")
+    assert "model.quantization nf4 only" in fault.rule
+    fault = only(faults("", f"{key}=packed"))
+    assert (fault.path, fault.value) == (key, "packed")
+
+
 def test_missing_required_keys(faults: Faults) -> None:
     found = faults("lora: {r: 8}", whole=True)
     assert [(fault.path, fault.rule) for fault in found] == [

@@ -32,7 +32,7 @@ def _one_thread() -> None:
 
 @pytest.fixture(scope="session")
 def model_block(tiny: Callable[..., Path]) -> Callable[..., ModelBlock]:
-    """The model block of a tiny model in fp32."""
+    """The model block of a tiny model in fp32; nf4 weights stay packed."""
 
     def make(architecture: str = "llama", quantization: str = "none") -> ModelBlock:
         from tiny_models import TASKS
@@ -43,6 +43,7 @@ def model_block(tiny: Callable[..., Path]) -> Callable[..., ModelBlock]:
                 "name": str(tiny(architecture)),
                 "task": TASKS[architecture],
                 "quantization": quantization,
+                "quantization_compute": "auto" if quantization == "none" else "bitsandbytes",
                 "dtype": "fp32",
             }
         )

@@ -1,0 +1,80 @@
+"""How a search computes with NF4 weights: settled once for all workers, and for every resume."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from ..spaces import Space, SpaceError
+from ..trainer.adapter import rewrites_base
+from ..trainer.base import BaseSpec, meta_model
+from ..trainer.folder import RunFolder
+from ..trainer.precision import compute_dtype
+from ..trainer.unpacking import Unpacking, choose_unpacking, free_here, free_on_gpus
+from .preflight import lora_choices
+from .resources import Allocation
+
+_KEY = "model.quantization_compute"
+
+
+def settle_unpacking(
+    space: Space, spec: BaseSpec, allocation: Allocation, run: RunFolder
+) -> tuple[BaseSpec, str | None]:
+    """The spec with ``quantization_compute`` decided, and a sentence that says why.
+
+    Args:
+        space: validated.
+        spec: of its model.
+        allocation: how many workers share the memory.
+        run: a run that was begun goes on as it began.
+
+    Returns:
+        The spec as it is, and no sentence, where nothing is quantized.
+
+    Raises:
+        SpaceError: the space wants weights dequantized that some of its trials rewrite.
+        TrialError: what the run was begun with cannot be read.
+    """
+    if spec.quantization == "none":
+        return spec, None
+    settled = _settle(space, spec, allocation, run)
+    return replace(spec, quantization_compute=settled.compute), settled.reason
+
+
+def _settle(space: Space, spec: BaseSpec, allocation: Allocation, run: RunFolder) -> Unpacking:
+    asked = spec.quantization_compute
+    rewriting = [i for i in lora_choices(space, "init_lora_weights") if rewrites_base(i)]
+    if rewriting and asked == "dequantized":
+        rule = (
+            f"lora.init_lora_weights {rewriting[0]!r} rewrites the base, which would then not be "
+            "the 4-bit one that the adapter is used with; write auto or bitsandbytes"
+        )
+        raise SpaceError.single(_KEY, asked, rule)
+    if asked != "auto":
+        return Unpacking.because(asked, f"as {_KEY} says")
+    if run.about.is_file():
+        begun = str(run.read_about()["model"]["quantization_compute"])
+        return Unpacking.because(begun, "as the run was begun")
+    if rewriting:
+        return Unpacking.because("bitsandbytes", f"as init_lora_weights {rewriting[0]!r} needs")
+    gpus = torch.cuda.device_count()
+    free = _free_on_gpu(gpus, allocation) if gpus else _free_on_cpu(allocation)
+    return choose_unpacking(meta_model(spec), _width(spec, gpus), free)
+
+
+def _width(spec: BaseSpec, gpus: int) -> int:
+    """Bytes of a number of the compute dtype; a GPU is not asked, which would take its memory."""
+    if gpus:
+        return 4 if spec.dtype == "fp32" else 2
+    return compute_dtype(spec.dtype, torch.device("cpu")).itemsize
+
+
+def _free_on_gpu(gpus: int, allocation: Allocation) -> int:
+    """Of the fullest one, shared out where a trial takes a part of a GPU."""
+    shared = int(1 / allocation.gpus + 1e-9) if 0 < allocation.gpus < 1 else 1
+    return free_on_gpus(gpus) // shared
+
+
+def _free_on_cpu(allocation: Allocation) -> int:
+    return free_here(torch.device("cpu")) // allocation.workers

@@ -2,6 +2,7 @@
 # make test       the tests
 # make test-slow  those that take minutes: twenty kills over one search
 # make check      ruff and mypy
+# make bench      whole searches against peers: hours on two idle cores; DATA=pairs.jsonl
 #
 # Each makes .venv first: torch before all else, by the exact version of constraints.txt, because
 # a range would take the newest. Without a GPU, PyTorch's CPU build saves gigabytes:
@@ -9,11 +10,12 @@
 
 PYTHON ?= python3.11
 VENV ?= .venv
+ROUNDS ?= 3
 TORCH ?= $(shell grep ^torch== constraints.txt)
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml README.md $(shell find __init__.py spaces trainer reports search cli -name '*.py' -o -name '*.yaml')
 
-.PHONY: search test test-slow check clean
+.PHONY: search test test-slow check bench clean
 
 search: $(VENV)/.installed
 	$(BIN)/tune-lora search spaces/llama.yaml
@@ -28,6 +30,11 @@ check: $(VENV)/.installed $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy -p tune_lora
+
+bench: $(VENV)/.installed
+	@test -n "$(DATA)" || { echo "make bench DATA=pairs.jsonl: instruction and response a line"; exit 2; }
+	$(BIN)/python benchmarks/peers.py --data $(DATA) --rounds $(ROUNDS) --out docs/performance/peers.json
+	$(BIN)/python benchmarks/table.py docs/performance/peers.json --page docs/performance.md
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -27,7 +27,7 @@ MARKS = "TUNE_LORA_STARTUP_MARKS"
 
 PARTS = (
     ("Python, command line, space file", "start", "driver imports"),
-    ("driver imports (optuna, rich, reports)", "driver imports", "driver imported"),
+    ("driver imports (torch, transformers, peft, optuna)", "driver imports", "driver imported"),
     ("from there to the preflight", "driver imported", "preflight"),
     ("preflight: model found, data tokenized, targets checked", "preflight", "preflight ended"),
     ("of which tokenization", "tokenize", "tokenize ended"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import platform
 import shlex
 import shutil
@@ -28,11 +29,12 @@ from ..trainer.folder import RunFolder, write_json, write_text
 from ..trainer.tracking import WandbSettings, require_wandb
 from .bounds import MemoryBounds
 from .ledger import Ledger, reason
-from .live import make_display
+from .live import Display, make_display
 from .preflight import Preflight, preflight
 from .resources import Allocation, allocate, disk_budget, visible_cores
 from .settle import settle_unpacking
 from .study import Study
+from .watchdog import watched
 
 logger = logging.getLogger(__name__)
 
@@ -241,7 +243,7 @@ def _run_locked(
     display = make_display(space, ledger.results, console)
     ledger.watchers.append(display.update)
     with stop.catching_interrupts(close), display:
-        _fit(ledger, ready, tracking, allocation, stop, local=local)
+        _fit(ledger, ready, tracking, allocation, stop, display, local=local)
     if ledger.halted is not None:
         raise TrialError(f"{ledger.halted}\n{_going_on(run)}")
     with _written(run):
@@ -256,6 +258,7 @@ def _fit(
     tracking: WandbSettings | None,
     allocation: Allocation,
     stop: StopSignal,
+    display: Display,
     *,
     local: bool,
 ) -> None:
@@ -271,14 +274,28 @@ def _fit(
         if stop():
             ledger.closed = True
         if not ray_lives():
-            ledger.halt("Ray has died; its own processes were killed, perhaps for lack of memory")
+            died()
         return ledger.closed
 
-    ray_lives = ray_tune.start_ray(allocation)
-    try:
-        ray_tune.fit(ledger, ready.spec.to_dict(), tracking, allocation, stopping)
-    finally:
-        ray_tune.stop_ray()
+    def died() -> None:
+        ledger.halt("Ray has died; its own processes were killed, perhaps for lack of memory")
+
+    def give_up() -> None:
+        # The thread that runs the search is blocked within Ray and cannot be woken.
+        display.__exit__(None, None, None)
+        print(f"error: {ledger.halted}\n{_going_on(ledger.run)}", file=sys.stderr, flush=True)
+        ray_tune.kill_ray()
+        os._exit(1)
+
+    ray_lives, over = ray_tune.start_ray(allocation), threading.Event()
+    # In this order: Ray that is being stopped has not died.
+    with watched(lambda: ray_lives() or over.is_set(), died, give_up):
+        try:
+            spec = ready.spec.to_dict()
+            ray_tune.fit(ledger, spec, tracking, allocation, stopping, display.note)
+        finally:
+            over.set()
+            ray_tune.stop_ray()
 
 
 def _count_gpus() -> int:

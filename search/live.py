@@ -14,7 +14,7 @@ from rich.table import Table
 
 from ..reports.formats import clock
 from ..spaces import Space
-from ..trainer.result import TrialResult, TrialState
+from ..trainer.result import TrialResult, TrialState, trial_name
 
 _STYLES = {
     TrialState.RUNNING: "cyan",
@@ -38,6 +38,9 @@ class Display(Protocol):
 
     def update(self, result: TrialResult) -> None:
         """A trial has moved."""
+
+    def note(self, number: int, text: str) -> None:
+        """Something has happened to trial ``number`` that its result does not tell."""
 
 
 class Progress:
@@ -130,6 +133,11 @@ class LiveTable:
         """A trial has moved."""
         self._progress.update(result)
 
+    def note(self, number: int, text: str) -> None:
+        """Say it above the table."""
+        line = _note(self._progress, number, text)
+        self._live.console.print(line, markup=False, highlight=False)
+
     def _table(self) -> Table:
         progress = self._progress
         table = Table(title=self._title(), title_justify="left", box=None, pad_edge=False)
@@ -186,6 +194,11 @@ class PlainLines:
         self._progress.update(result)
         self._console.print(self._line(result), markup=False, highlight=False, soft_wrap=True)
 
+    def note(self, number: int, text: str) -> None:
+        """Say it."""
+        line = _note(self._progress, number, text)
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
     def _line(self, result: TrialResult) -> str:
         progress = self._progress
         head = f"{clock(progress.elapsed):>6}  {result.name}"
@@ -201,6 +214,10 @@ class PlainLines:
         left = f"  {clock(eta)} to go" if eta else ""
         ended = f"  {progress.ended}/{progress.trials} ended"
         return f"{head}  {step}{score}  {result.state}{best}{ended}{left}"
+
+
+def _note(progress: Progress, number: int, text: str) -> str:
+    return f"{clock(progress.elapsed):>6}  {trial_name(number)}  {text}"
 
 
 def make_display(

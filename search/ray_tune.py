@@ -24,11 +24,17 @@ os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_
 # SIGINT is the driver's (see driver.py): Ray's handler would stop trials as if ASHA had.
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 os.environ.setdefault("TUNE_FORCE_TRIAL_CLEANUP_S", "3")
+# What has become of a trial whose worker died, the display says, and the leaderboard.
+os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")
+# Ray prints these itself, through no logger.
+os.environ.setdefault(
+    "RAY_DEDUP_LOGS_SKIP_REGEX", "A worker died or was killed|Raylet is terminated"
+)
 
 import psutil
 import ray
 from ray import tune
-from ray.tune import FailureConfig, RunConfig, Stopper, TuneConfig
+from ray.tune import Callback, FailureConfig, RunConfig, Stopper, TuneConfig
 from ray.tune.search import Searcher
 
 from ..spaces import PbtScheduler
@@ -42,6 +48,8 @@ from .resources import Allocation, visible_cores
 logger = logging.getLogger(__name__)
 # That Ray's own state could not be saved is not worth a traceback: the study is the truth.
 logging.getLogger("ray.tune.execution.experiment_state").setLevel(logging.CRITICAL)
+# "Trials did not complete": the leaderboard says which, and why.
+logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)
 
 
 _ALLOCATOR = {
@@ -160,6 +168,22 @@ class _Until(Stopper):  # type: ignore[misc]
         return {}
 
 
+class _Recovery(Callback):  # type: ignore[misc]
+    """Says that a trial whose worker has died is taken up again."""
+
+    def __init__(self, note: Callable[[int, str], None]) -> None:
+        self._note = note
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Called before the trial gets another worker."""
+        again = f"retry {trial.num_failures} of {trial.max_failures}"
+        number = json.loads(trial.config["trial"])["number"]
+        self._note(number, f"its worker died; it is taken up again ({again})")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
 def start_ray(allocation: Allocation, gpus: int | None = None) -> Callable[[], bool]:
     """Start Ray on this machine, no larger than the allocation.
 
@@ -200,14 +224,25 @@ def stop_ray() -> None:
     ray.shutdown()
 
 
+def kill_ray() -> None:
+    """Kill what ``start_ray`` started, and the workers; for when Ray can stop nothing any more."""
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
 def fit(
     ledger: Ledger,
     spec: dict[str, Any],
     tracking: Any,
     allocation: Allocation,
     stop: Callable[[], bool],
+    note: Callable[[int, str], None],
 ) -> None:
-    """Run the search until its trials are done or ``stop()`` is true. Ray must be up."""
+    """Run the search until its trials are done or ``stop()`` is true. Ray must be up.
+
+    ``note`` is told of a trial (its number) that is taken up again after its worker has died.
+    """
     context = {
         "root": str(ledger.run.root),
         "spec": spec,
@@ -238,6 +273,7 @@ def fit(
             name="ray",
             storage_path=str(ledger.run.root),
             stop=_Until(stop),
+            callbacks=[_Recovery(note)],
             failure_config=FailureConfig(max_failures=ledger.space.search.retries),
             verbose=0,
         ),

@@ -129,6 +129,15 @@ def test_the_table_shows_every_state() -> None:
     assert rows[6][-3:] == ["4/10", "1.4000", "1.4000"]
 
 
+@pytest.mark.parametrize("display", [LiveTable, PlainLines])
+def test_a_note_is_a_line_of_its_own(display: type[LiveTable | PlainLines]) -> None:
+    console = Console(record=True, force_terminal=True, width=120, file=io.StringIO())
+    with display(progress_of(moved(0), seconds=62), console) as shown:
+        shown.note(3, "its worker died [again]")
+    lines = [line.rstrip() for line in console.export_text().splitlines()]
+    assert "  1:02  trial-0003  its worker died [again]" in lines
+
+
 @pytest.mark.parametrize(("terminal", "kind"), [(True, LiveTable), (False, PlainLines)])
 def test_lines_where_there_is_no_terminal(
     space_of: Callable[..., Space], terminal: bool, kind: type

@@ -86,11 +86,16 @@ def run(tmp_path_factory: pytest.TempPathFactory, pairs: Path) -> Iterator[RunFo
     ready.data.save(run.data)
     ledger = Ledger(space, run, Study(space, run.study, run.name))
     allocation = Allocation(workers=2, threads=1, gpus=1.0)
+
+    def note(number: int, text: str) -> None:
+        with (folder / "run" / "said.txt").open("a", encoding="utf-8") as file:
+            file.write(f"{number}: {text}\n")
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ray_tune, "TrialWorker", witness())
         ray_tune.start_ray(allocation, gpus=2)
         try:
-            ray_tune.fit(ledger, ready.spec.to_dict(), None, allocation, lambda: False)
+            ray_tune.fit(ledger, ready.spec.to_dict(), None, allocation, lambda: False, note)
         finally:
             ray_tune.stop_ray()
     return run
@@ -122,6 +127,12 @@ def test_the_killed_workers_trial_is_lost_and_the_search_went_on(run: RunFolder)
     assert set(found.values()) == {TrialState.LOST, TrialState.PRUNED, TrialState.COMPLETE}
     lost = next(result for result in run.results() if result.number == 1)
     assert (lost.step, lost.error) == (1, "the worker process died")
+
+
+def test_each_retry_is_said(run: RunFolder) -> None:
+    said = sorted((run.root / "said.txt").read_text(encoding="utf-8").splitlines())
+    again = "its worker died; it is taken up again (retry 1 of 1)"
+    assert said == [f"0: {again}", f"1: {again}"]
 
 
 def test_a_trial_whose_worker_was_killed_once_goes_on_from_its_checkpoint(

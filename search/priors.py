@@ -8,7 +8,6 @@ noise. Each prior is tried before the sampler has its say, as far as the space a
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 from ..spaces import Choice, Constant, FloatRange, IntRange, Label, Parameter, Space
@@ -20,7 +19,6 @@ _RANK = 64
 _VALUES: Mapping[str, Constant] = {"lora.target_modules": "all-linear", "lora.lora_dropout": 0.0}
 _SET = {"train.learning_rate", "lora.r"}
 """What makes a prior: no option may replace it."""
-_TOLERANCE = 1e-6
 
 
 def prior_params(space: Space) -> list[dict[str, Label]]:
@@ -46,17 +44,10 @@ def prior_params(space: Space) -> list[dict[str, Label]]:
 def _rate_label(parameter: Parameter, learning_rate: float) -> Label | None:
     domain = parameter.domain
     if isinstance(domain, FloatRange):
-        return learning_rate if _holds(domain, learning_rate) else None
+        return learning_rate if domain.holds(learning_rate) else None
     if isinstance(domain, Choice):
         return next((o.label for o in domain.options if o.value == learning_rate), None)
     return None
-
-
-def _holds(domain: FloatRange, value: float) -> bool:
-    if not domain.low <= value <= domain.high:
-        return False
-    steps = (value - domain.low) / domain.step if domain.step else 0.0
-    return math.isclose(steps, round(steps), abs_tol=_TOLERANCE)
 
 
 def _preferred(parameter: Parameter) -> Label | None:

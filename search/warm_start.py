@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..reports import build
-from ..spaces import Choice, Label, Parameter, Space
+from ..spaces import Label, Space
 from ..trainer.errors import TrialError
 from ..trainer.folder import RunFolder
 
@@ -29,17 +29,9 @@ def warm_params(run: RunFolder, space: Space) -> list[dict[str, Label]]:
         if row.rank is None or row.trial is None or row.lineage or len(found) == BEST:
             continue
         params: Mapping[str, Label] = results[row.trial].config.get("params") or {}
-        shared = {n: v for n, v in params.items() if n in known and _holds(known[n], v)}
+        shared = {n: v for n, v in params.items() if n in known and known[n].domain.holds(v)}
         if shared and shared not in found:
             found.append(shared)
     if not found:
         raise TrialError(f"{run.root}: its ranked trials share no parameter with this space")
     return found
-
-
-def _holds(parameter: Parameter, value: Label) -> bool:
-    domain = parameter.domain
-    if isinstance(domain, Choice):
-        return value in domain.labels
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and domain.low <= float(value or 0) <= domain.high

@@ -10,13 +10,15 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, TypeGuard, cast
 
 Constant: TypeAlias = "bool | int | float | str | list[Constant] | dict[str, Constant] | None"
 Label: TypeAlias = bool | int | float | str | None
 
 _GRID_TOLERANCE: Final = 1e-6
 _MOST_STEPS: Final = 1e9
+_ON_GRID: Final = 1e-8
+"""How far from a whole number of steps Optuna lets a real number lie."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,13 @@ class FloatRange:
     def __post_init__(self) -> None:
         _check_range(self.low, self.high, self.log, self.step)
 
+    def holds(self, value: object) -> bool:
+        """Whether the value is a number of this range and, with `step`, on its grid."""
+        if not _within(value, self.low, self.high):
+            return False
+        steps = (value - self.low) / self.step if self.step else 0.0
+        return abs(steps - round(steps)) < _ON_GRID
+
 
 @dataclass(frozen=True)
 class IntRange:
@@ -57,6 +66,10 @@ class IntRange:
 
     def __post_init__(self) -> None:
         _check_range(self.low, self.high, self.log, None if self.step == 1 else self.step)
+
+    def holds(self, value: object) -> bool:
+        """Whether the value is a whole number of this range and on its grid; 8.0 is one."""
+        return _within(value, self.low, self.high) and (value - self.low) % self.step == 0
 
 
 @dataclass(frozen=True)
@@ -101,6 +114,10 @@ class Choice:
     def labels(self) -> tuple[Label, ...]:
         """Categories that Optuna takes and stores, in the order of the options."""
         return tuple(option.label for option in self.options)
+
+    def holds(self, label: object) -> bool:
+        """Whether an option has this label."""
+        return label in self.labels
 
     def option(self, label: object) -> Option:
         """The option that a label stands for.
@@ -172,6 +189,11 @@ def extent(domain: Value) -> tuple[float, float]:
     """The smallest and the largest number; errors as in `numbers`."""
     found = numbers(domain)
     return min(found), max(found)
+
+
+def _within(value: object, low: float, high: float) -> TypeGuard[float]:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and low <= cast(float, value) <= high
 
 
 def _check_range(low: float, high: float, log: bool, step: float | None) -> None:

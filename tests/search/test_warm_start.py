@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -51,6 +52,27 @@ def test_what_the_new_space_lacks_is_left_out(space_of: SpaceOf, run: RunFolder)
     assert all(set(params) == {"lora.r"} for params in warm_params(run, narrow))
     with pytest.raises(TrialError, match="share no parameter"):
         warm_params(run, space_of("train.learning_rate=0.01", "lora.r=2"))
+
+
+def test_values_off_the_new_grid_are_left_out(
+    space_of: SpaceOf, run: RunFolder, tmp_path: Path
+) -> None:
+    lora = {"r": {"choice": [2, 4]}, "lora_dropout": {"choice": [0.0, 0.05, 0.1]}}
+    train = {"learning_rate": 0.01}
+    best = ranked(space_of(lora=lora, train=train, search={"trials": 7, "sampler": "grid"}), run)
+    assert any(params["lora.r"] == 2 for params in best[:3])
+    stepped = space_of(
+        lora={"r": {"int": [1, 7], "step": 3}, "lora_dropout": {"uniform": [0, 0.2], "step": 0.1}}
+    )
+    found = warm_params(run, stepped)
+    assert {params.get("lora.r") for params in found} <= {4, None}
+    assert {params.get("lora.lora_dropout") for params in found} <= {0.0, 0.1, None}
+    study = Study(stepped, tmp_path / "stepped.db", "stepped", found)
+    with warnings.catch_warnings():
+        # Optuna takes a value off the grid as it is, with a warning.
+        warnings.simplefilter("error")
+        configs = everything(study)[1:]
+    assert {config.lora["r"] for config in configs} <= {1, 4, 7}
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

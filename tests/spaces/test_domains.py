@@ -139,3 +139,27 @@ def test_labels_are_what_a_study_can_store() -> None:
 def test_options_that_a_study_would_confuse(options: list[bool | float | str]) -> None:
     with pytest.raises(ValueError, match="equal"):
         Choice(tuple(Option(value) for value in options))
+
+
+NUMBERS = FloatRange(0.0, 1.0)
+STEPPED = FloatRange(0.1, 0.7, step=0.2)
+WHOLE = IntRange(4, 64, step=4)
+NAMES = Choice((Option("a"), Option(["b"]), Option(2), Option(None)))
+
+
+@pytest.mark.parametrize(
+    ("domain", "held", "not_held"),
+    [
+        (NUMBERS, [0, 0.0, 1 / 3, 1], [-1e-9, 1.1, True, "0.5", None, float("nan"), [0.5]]),
+        (FloatRange(1e-5, 1e-2, log=True), [1e-5, 3e-4, 1e-2], [0, 1e-6, 1]),
+        (STEPPED, [0.1, 0.3, 0.1 + 2 * 0.2, 0.5, 0.7], [0.2, 0.3001, 0.9, -0.1, 0.3 + 1e-7]),
+        (WHOLE, [4, 8, 8.0, 64], [0, 5, 8.5, 6.0, 68, True, "8", None, float("inf")]),
+        (IntRange(1, 8), [1, 7, 8.0], [0, 7.5, 9, True]),
+        (NAMES, ["a", '["b"]', 2, None], ["b", ["b"], 3, {}]),
+    ],
+)
+def test_what_a_domain_holds(
+    domain: Choice | FloatRange | IntRange, held: list[object], not_held: list[object]
+) -> None:
+    assert [value for value in held if not domain.holds(value)] == []
+    assert [value for value in not_held if domain.holds(value)] == []

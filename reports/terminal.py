@@ -15,7 +15,7 @@ from . import formats
 from .leaderboard import Leaderboard
 from .rows import SHOWN_ALWAYS, Row
 
-_STYLES = {
+_COLORS = {
     TrialState.RUNNING: "cyan",
     TrialState.COMPLETE: "green",
     TrialState.PRUNED: "yellow",
@@ -39,6 +39,11 @@ class _Column:
     def width(self) -> int:
         words = (*self.heading.split(), *self.cells)
         return max(cell_len(word) for word in words)
+
+
+def state_color(state: TrialState) -> str:
+    """The color of a state on a terminal; red for a trial that broke."""
+    return _COLORS.get(state, "red")
 
 
 def terminal_table(board: Leaderboard, width: int = 100, limit: int | None = None) -> Table:
@@ -171,7 +176,7 @@ def _state(row: Row) -> str:
 
 
 def _style(row: Row) -> str:
-    return "" if row.kind == "base" else _STYLES.get(TrialState(row.state), "red")
+    return "" if row.kind == "base" else state_color(TrialState(row.state))
 
 
 def _row_style(row: Row) -> str | None:

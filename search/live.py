@@ -13,14 +13,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..reports.formats import clock
+from ..reports.terminal import state_color
 from ..spaces import Space
 from ..trainer.result import TrialResult, TrialState, trial_name
 
-_STYLES = {
-    TrialState.RUNNING: "cyan",
-    TrialState.COMPLETE: "green",
-    TrialState.PRUNED: "yellow",
-}
 _VISIBLE_ROWS = 24
 
 
@@ -153,7 +149,7 @@ class LiveTable:
         return table
 
     def _cells(self, result: TrialResult) -> list[str]:
-        color = _STYLES.get(result.state, "red")
+        color = state_color(result.state)
         last = f"{result.evaluations[-1].eval_loss:.4f}" if result.evaluations else "-"
         score = f"{result.score:.4f}" if result.score is not None else "-"
         name = "default" if result.baseline else str(result.number)

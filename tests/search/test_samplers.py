@@ -5,6 +5,9 @@ The studies are kept in memory, which is faster, but for those that are opened a
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -23,6 +26,7 @@ from tune_lora.trainer.config import TrialConfig
 from tune_lora.trainer.folder import RunFolder
 from tune_lora.trainer.result import TrialState
 
+HERE = Path(__file__).parent
 SpaceOf = Callable[..., Space]
 StudyOf = Callable[[Space], Study]
 Blocks = Mapping[str, dict[str, Any]]
@@ -322,3 +326,31 @@ def test_cmaes_without_a_range_says_that_it_cannot_learn(
 @pytest.mark.parametrize(("trials", "expected"), [(1, 3), (9, 3), (18, 6), (100, 10)])
 def test_startup_trials(trials: int, expected: int) -> None:
     assert startup_trials(trials) == expected
+
+
+GAUSSIAN = """
+import sys
+from pathlib import Path
+
+from modelless import space_in
+from test_samplers import RANGES, named, searched
+from tune_lora.search.study import Study
+
+folder = Path(sys.argv[1])
+space = space_in(folder, **RANGES, search=named("gp", trials=8))
+assert len(searched(Study(space, folder / "study.db", "study"))) == 8
+assert "optuna._gp.batched_lbfgsb" in sys.modules
+"""
+
+
+def test_the_gaussian_process_has_nothing_to_say_to_the_user(tmp_path: Path) -> None:
+    # In a process of its own, for Optuna speaks when it is first imported.
+    path = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
+    ended = subprocess.run(
+        [sys.executable, "-c", GAUSSIAN, str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")

@@ -118,10 +118,14 @@ def new_run(space: Space, root: Path) -> RunFolder:
     Raises:
         TrialError: there is something already, or it cannot be made.
     """
-    if root.is_dir() and any(root.iterdir()):
-        raise TrialError(f"{root}: is not empty; give another --run, or --resume it")
     run = RunFolder(root.resolve())
+    # What write_text leaves when it is killed; an editor's swap file has a shorter name.
+    unfinished = set(root.glob(f".{run.space.name}.????????"))
+    if root.is_dir() and set(root.iterdir()) - unfinished:
+        raise TrialError(f"{root}: is not empty; give another --run, or --resume it")
     try:
+        for path in unfinished:
+            path.unlink(missing_ok=True)
         write_text(run.space, dump_space(space))
     except OSError as error:
         raise TrialError(f"{root}: cannot be made: {error}") from error

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from tune_lora.search import driver
 from tune_lora.search.study import Study
-from tune_lora.spaces import Space, SpaceError
+from tune_lora.spaces import Space, SpaceError, load_space
 from tune_lora.trainer.errors import TrialError
 from tune_lora.trainer.folder import RunFolder
 from whole_searches import Interjecting, numbers, search, study_states
@@ -98,3 +100,33 @@ def test_a_row_without_its_field_is_named(small: Small, tmp_path: Path, pairs: P
     with pytest.raises(SpaceError, match="response"):
         search(space, run)
     assert not run.root.exists()
+
+
+KILLED_WRITING = """
+import os, signal, sys
+from pathlib import Path
+from tune_lora.search.driver import new_run
+from tune_lora.spaces import load_space
+
+os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)
+new_run(load_space(sys.argv[1]), Path(sys.argv[2]))
+"""
+
+
+def test_killed_while_the_folder_was_made(space_file: Callable[..., Path], tmp_path: Path) -> None:
+    path, root = space_file(), tmp_path / "run"
+    ended = subprocess.run([sys.executable, "-c", KILLED_WRITING, path, root], check=False)
+    assert ended.returncode == -signal.SIGKILL
+    assert [file.name[:12] for file in root.iterdir()] == [".space.yaml."]
+    run = driver.new_run(load_space(path), root)
+    assert list(root.iterdir()) == [run.space]
+
+
+@pytest.mark.parametrize("name", [".space.yaml.swp", "notes.txt", "space.yaml"])
+def test_a_file_of_the_users_own_is_left_alone(small: Small, tmp_path: Path, name: str) -> None:
+    root = tmp_path / "run"
+    root.mkdir()
+    (root / name).write_text("mine", encoding="utf-8")
+    with pytest.raises(TrialError, match="is not empty"):
+        driver.new_run(small(), root)
+    assert (root / name).read_text(encoding="utf-8") == "mine"

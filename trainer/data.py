@@ -18,7 +18,7 @@ import numpy as np
 
 from ..spaces import DataBlock, SpaceError
 from .folder import read_json, write_json
-from .rows import SPLITS, read_splits
+from .rows import SPLITS, first_place, read_splits
 from .template import render_prompt
 
 if TYPE_CHECKING:
@@ -202,7 +202,8 @@ def _check_supervised(encoded: list[dict[str, Any]], encode: _Encoder, split: st
     if bare:
         rule = (
             f"{len(bare)} rows of the {split} split have no supervised token within it (the "
-            f"prompt alone fills it), the first is row {bare[0]}; raise it or drop those rows"
+            f"prompt alone fills it), the first is {first_place(encode.block, split, bare)}; "
+            "raise it or drop those rows"
         )
         raise SpaceError.single("data.max_length", encode.block.max_length, rule)
 

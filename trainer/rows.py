@@ -7,11 +7,13 @@ key of the space file, not the library.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..spaces import DataBlock, SpaceError
 from ..spaces.extraction import generate
+from .lines import line_of
 from .sources import package_file
 
 if TYPE_CHECKING:
@@ -48,6 +50,35 @@ def read_splits(block: DataBlock) -> dict[str, Dataset]:
     return splits
 
 
+def first_place(block: DataBlock, split: str, indices: Iterable[int]) -> str:
+    """Where the first of some rows of a split stands in the source that the user has.
+
+    Returns:
+        ``line 17 of d.jsonl`` where the source is a file of lines, else ``row 17 of NAME, counted
+        from 1``; of the rows, the one that comes first there.
+    """
+    from datasets import Dataset
+
+    own = getattr(block, split)
+    if split != "train" and isinstance(own, str):
+        source, first, read = own, min(indices), _read(own, f"data.{split}")
+        rows = len(read.get(split, next(iter(read.values()))))
+    else:
+        source, read = block.train, _read(block.train, "data.train")
+        rows = len(read["train"] if "train" in read else next(iter(read.values())))
+        # Splitting depends on how many rows there are, and not on what is in them.
+        numbers = {k: Dataset.from_dict({"row": range(len(v))}) for k, v in read.items()}
+        numbered = _carve(numbers, block)[split]["row"]
+        first = min(numbered[index] for index in indices)
+    path = _file(source, f"data.{split}")
+    line = line_of(path, first, rows) if path.is_file() else None
+    return f"line {line} of {source}" if line else f"row {first + 1} of {source}, counted from 1"
+
+
+def _file(source: str, key: str) -> Path:
+    return package_file(source, key) if source.startswith("package:") else Path(source).expanduser()
+
+
 def _read(source: str, key: str) -> dict[str, Dataset]:
     """Every split that a source has; a single file is all ``train``."""
     from datasets import Dataset, load_dataset
@@ -58,7 +89,7 @@ def _read(source: str, key: str) -> dict[str, Dataset]:
             rule = "there is no such built-in data set; the one there is: builtin:extraction"
             raise SpaceError.single(key, source, rule)
         return {name: Dataset.from_list(rows) for name, rows in generate().items()}
-    path = package_file(source, key) if source.startswith("package:") else Path(source).expanduser()
+    path = _file(source, key)
     try:
         if path.is_file():
             return dict(load_dataset(_builder(path, key, source), data_files=str(path)))
@@ -136,12 +167,13 @@ def _to_roles(rows: Dataset, block: DataBlock, split: str) -> Dataset:
             rule = f"has no column {column!r} for {role}; it has {', '.join(rows.column_names)}"
             near = (f"data.fields.{role}",)
             raise SpaceError.single(key, source, rule, near)
-    return _filled(columns, key, source)
+    return _filled(columns, block, split, source)
 
 
-def _filled(columns: dict[str, Any], key: str, source: object) -> Dataset:
+def _filled(columns: dict[str, Any], block: DataBlock, split: str, source: object) -> Dataset:
     from datasets import Dataset
 
+    key = f"data.{split}"
     made: dict[str, list[str]] = {}
     for role, values in columns.items():
         try:
@@ -155,8 +187,9 @@ def _filled(columns: dict[str, Any], key: str, source: object) -> Dataset:
         empty = [index for index, text in enumerate(made[role]) if not text.strip()]
         if empty:
             rule = (
-                f"{len(empty)} rows have an empty {role}, the first is row {empty[0]}: such a row "
-                "has no supervised token; remove them"
+                f"{len(empty)} rows have an empty {role}, the first is "
+                f"{first_place(block, split, empty)}: such a row has no supervised token; "
+                "remove them"
             )
             raise SpaceError.single(key, source, rule)
     return Dataset.from_dict(made)

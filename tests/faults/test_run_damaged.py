@@ -97,7 +97,7 @@ def test_a_row_without_its_field_is_named(small: Small, tmp_path: Path, pairs: P
     bad.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     space = small(f"data.train={bad}")
     run = driver.new_run(space, tmp_path / "run")
-    with pytest.raises(SpaceError, match="response"):
+    with pytest.raises(SpaceError, match=f"empty response, the first is line 21 of {bad}"):
         search(space, run)
     assert not run.root.exists()
 

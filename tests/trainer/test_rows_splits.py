@@ -114,7 +114,7 @@ def test_an_empty_field_is_refused_in_every_split(tmp_path: Path, split: str) ->
     }
     bad = Path(sources[split])
     bad.write_text(bad.read_text() + '{"instruction": null, "response": "x"}\n', encoding="utf-8")
-    with pytest.raises(SpaceError, match="empty instruction, the first is row 4") as caught:
+    with pytest.raises(SpaceError, match="empty instruction, the first is line 5 of") as caught:
         _split(**sources)
     fault = caught.value.faults[0]
     assert (fault.path, fault.value) == (f"data.{split}", sources[split])

@@ -141,6 +141,8 @@ class Ledger:
     def progress(self, result: TrialResult) -> None:
         """A trial has been evaluated and goes on."""
         known = self.results.get(result.number)
+        if known == result:
+            return
         if known is not None and len(known.config["lineage"]) > len(result.config["lineage"]):
             # It has taken over another's state since.
             return

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -105,16 +105,23 @@ class Halving(AsyncHyperBandScheduler):  # type: ignore[misc]
         """Stop a trial that is not in the top ``1 / reduction_factor`` of its rung."""
         if result.get("audit"):
             return str(TrialScheduler.CONTINUE)
-        for milestone, recorded in self._rungs(result["number"]):
-            # A trial that was taken up again is judged once at a rung, not against itself.
-            if milestone == result.get("step"):
-                recorded.pop(_earlier(result["number"]), None)
+        self._take_up(trial, result)
         return _spared(super().on_trial_result(tune_controller, trial, result), result)
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: Report) -> None:
         """Enter a trial's last result, unless it is one that was only finished for an audit."""
         if not result.get("audit"):
+            self._take_up(trial, result)
             super().on_trial_complete(tune_controller, trial, result)
+
+    def _take_up(self, trial: Any, result: Report) -> None:
+        """Before ``result`` is entered: what an interrupted trial had before, and that once."""
+        for milestone, recorded in self._rungs(result["number"]):
+            if milestone <= result["step"]:
+                loss = recorded.pop(_earlier(result["number"]), None)
+                # At this very step it is judged again, and not against itself.
+                if loss is not None and milestone < result["step"]:
+                    recorded[trial.trial_id] = loss
 
 
 class Median(MedianStoppingRule):  # type: ignore[misc]
@@ -146,7 +153,11 @@ class Median(MedianStoppingRule):  # type: ignore[misc]
         if result.get("audit") or "eval_loss" not in result:
             return str(TrialScheduler.CONTINUE)
         self._take_up(trial, result)
-        return _spared(super().on_trial_result(tune_controller, trial, result), result)
+        action = _spared(super().on_trial_result(tune_controller, trial, result), result)
+        if action != TrialScheduler.STOP:
+            # Ray asserts that one that it has stopped never reports again.
+            self._stopped_trials.discard(trial)
+        return action
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: Report) -> None:
         """Enter a trial's last result; one that failed may have none."""
@@ -189,27 +200,36 @@ class Population(PopulationBasedTraining):  # type: ignore[misc]
         # are no longer trained. Ours is told the truth, by the ledger.
         super().on_trial_add(SimpleNamespace(search_alg=None), trial)
 
-    def _save_trial_state(self, state: Any, time: int, result: Report, trial: Any) -> Any:
-        score = super()._save_trial_state(state, time, result, trial)
-        if result.get("baseline"):
-            state.last_score = None
-        return score
+    def _quantiles(self) -> tuple[list[int], list[int]]:
+        """Numbers of the worst trials and of the best, of all that are under way.
+
+        In place of Ray's own, which knows only of trials that have reported to this process.
+        """
+        running = {
+            number: result.evaluations[-1].eval_loss
+            for number, result in self._ledger.results.items()
+            if result.evaluations and not result.state.finished and not result.baseline
+        }
+        return quantiles(running, self._wanted.quantile)
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: Report) -> str:
+        """Let a trial of the worst take over from one of the best."""
+        if result.get("audit"):
+            return str(TrialScheduler.CONTINUE)
+        if "eval_loss" in result:
+            self._ledger.progress(TrialResult.from_dict(json.loads(result["result"])))
+        return str(super().on_trial_result(tune_controller, trial, result))
 
     def _checkpoint_or_exploit(
-        self, trial: Any, tune_controller: Any, upper_quantile: list[Any], lower_quantile: list[Any]
+        self, trial: Any, tune_controller: Any, best: list[int], worst: list[int]
     ) -> None:
-        """Let a trial of the lower quantile take over from one of the upper quantile.
-
-        In place of Ray's own: every trial has a checkpoint in the run folder already.
-        """
-        if trial not in lower_quantile:
+        """In place of Ray's own: every trial has a checkpoint in the run folder already."""
+        heir = self._ledger.results[trial.config["number"]]
+        if heir.number not in worst:
             return
-        state = self._trial_state[trial]
-        heir = TrialResult.from_dict(json.loads(state.last_result["result"]))
         dice = random.Random(f"{self._ledger.space.search.seed}-{heir.number}-{heir.step}")
-        chosen = dice.choice(upper_quantile)
         config = self._ledger.inherit(
-            heir, chosen.config["number"], lambda parent: self._explored(parent, heir.number, dice)
+            heir, dice.choice(best), lambda parent: self._explored(parent, heir.number, dice)
         )
         if config is None:
             return
@@ -218,8 +238,10 @@ class Population(PopulationBasedTraining):  # type: ignore[misc]
         trial.set_config(
             {"trial": json.dumps(config.to_dict()), "number": heir.number, "score_base": False}
         )
-        state.last_score = self._trial_state[chosen].last_score
-        state.last_train_time = state.last_perturbation_time = config.lineage[-1]["step"]
+        state, step = self._trial_state[trial], config.lineage[-1]["step"]
+        state.last_train_time = step
+        # The step may lie between two evaluations; the next of them counts.
+        state.last_perturbation_time = step - step % self._perturbation_interval
         self._num_perturbations += 1
 
     def __getstate__(self) -> dict[str, Any]:
@@ -229,6 +251,21 @@ class Population(PopulationBasedTraining):  # type: ignore[misc]
     def _explored(self, parent: TrialResult, number: int, dice: random.Random) -> TrialConfig:
         """The parent's configuration, changed a little, for trial ``number``."""
         return explored(self._ledger.space, parent, number, self._wanted.resample, dice)
+
+
+def quantiles(losses: Mapping[int, float], share: float) -> tuple[list[int], list[int]]:
+    """The worst and the best ``share`` of a population, at least one each and at most half.
+
+    Args:
+        losses: by number.
+        share: of the population.
+
+    Returns:
+        Numbers, each list the worst first; empty where there are not two to compare.
+    """
+    ranked = sorted(losses, key=lambda number: -losses[number])
+    count = min(math.ceil(len(ranked) * share), len(ranked) // 2)
+    return ranked[:count], ranked[len(ranked) - count :]
 
 
 def explored(

@@ -52,19 +52,7 @@ class TrialWorker(tune.Trainable):  # type: ignore[misc]
             result = self._trial.advance()
         except DiskFullError as error:
             return {"halt": str(error), "done": True}
-        return {
-            "number": result.number,
-            "step": result.step,
-            "baseline": result.baseline,
-            "audit": self._audit,
-            "result": json.dumps(result.to_dict()),
-            "done": result.state.finished,
-            **(
-                {}
-                if result.score is None or not result.evaluations
-                else {"eval_loss": result.evaluations[-1].eval_loss}
-            ),
-        }
+        return as_told(result, audit=self._audit)
 
     def cleanup(self) -> None:
         """Let the running trial clean up after itself."""
@@ -110,7 +98,8 @@ class TrialWorker(tune.Trainable):  # type: ignore[misc]
             self._base = None
             self._base = base.load_base(base.BaseSpec.from_dict(self._spec))
         self._data = self._data or data.TokenizedData.load(self._root.data)
-        if score_base:
+        # A trial that was paused begins anew, but the base has its score.
+        if score_base and self._root.read_base() is None:
             batch = int(config.train["per_device_eval_batch_size"])
             self._root.write_base(run.score_base(self._base, self._data, batch))
         settings = tracking.WandbSettings(**self._tracking) if self._tracking else None
@@ -121,3 +110,22 @@ class TrialWorker(tune.Trainable):  # type: ignore[misc]
         else:
             tracker = tracking.make_tracker(settings, config)
         return run.run_trial(config, self._base, self._data, report, folder, tracker, resume=True)
+
+
+def as_told(result: TrialResult, *, audit: bool) -> dict[str, Any]:
+    """What Ray is told of a trial at an evaluation, and at its end.
+
+    There is no ``eval_loss`` where the step was not evaluated, because the trial failed there, say:
+    at that rung it has none.
+    """
+    told = {
+        "number": result.number,
+        "step": result.step,
+        "baseline": result.baseline,
+        "audit": audit,
+        "result": json.dumps(result.to_dict()),
+        "done": result.state.finished,
+    }
+    if result.evaluations and result.evaluations[-1].step == result.step:
+        told["eval_loss"] = result.evaluations[-1].eval_loss
+    return told

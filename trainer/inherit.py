@@ -40,6 +40,9 @@ def bequeath(
         The heir's result as of then; None where the parent has no whole checkpoint just now.
     """
     made, taken = TrialFolder(heir.scratch / "made"), heir.scratch / "taken"
+    if parent.inheritance.is_dir():
+        # What the parent has is what it is about to give up.
+        return None
     try:
         _link(parent.checkpoint, taken)
         _link(parent.adapter, made.adapter)
@@ -71,7 +74,7 @@ def come_into(folder: TrialFolder, config: TrialConfig) -> None:
     if not ready.root.is_dir():
         return
     found = find(ready.checkpoint)
-    if found is not None and TrialConfig.from_dict(found.result.config) == config:
+    if found is not None and _meant_for(config, TrialConfig.from_dict(found.result.config)):
         logger.info("trial %d goes on with what trial %s has", config.number, config.lineage[-1:])
         # Copied, not moved: killed in between, it is done again.
         staged = TrialFolder(folder.scratch)
@@ -82,7 +85,17 @@ def come_into(folder: TrialFolder, config: TrialConfig) -> None:
             _link(source, staged.root / target.name)
             replace_folder(staged.root / target.name, target)
         write_text(folder.metrics, ready.metrics.read_text("utf-8"))
-    shutil.rmtree(ready.root, ignore_errors=True)
+    # In one move: of a half that a kill leaves, nothing could be taken over.
+    spent = folder.scratch / "spent"
+    shutil.rmtree(spent, ignore_errors=True)
+    folder.scratch.mkdir(parents=True, exist_ok=True)
+    ready.root.rename(spent)
+    shutil.rmtree(spent, ignore_errors=True)
+
+
+def _meant_for(config: TrialConfig, other: TrialConfig) -> bool:
+    """Whether both train the same from the same weights on; rows a forward pass may differ."""
+    return config.digest() == other.digest() and config.lineage == other.lineage
 
 
 def _link(source: Path, target: Path) -> None:

@@ -10,6 +10,7 @@ from ..trainer.config import TrialConfig
 from ..trainer.result import TrialResult, TrialState
 
 _SAME = (
+    "per_device_eval_batch_size",
     "gradient_checkpointing",
     "optim",
     "bf16",
@@ -19,7 +20,8 @@ _SAME = (
 )
 """Fields of ``train`` that memory depends on; trials that differ in one say nothing of each other.
 """
-_SAME_LORA = ("use_dora", "modules_to_save", "bias", "trainable_token_indices", "lora_bias")
+_OTHER_LORA = {"r", "target_modules", "lora_dropout", "lora_alpha", "use_rslora"}
+"""Fields of ``lora`` in which two trials may differ and still be compared."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +41,12 @@ class Bound:
 class MemoryBounds:
     """Compares configurations by the memory that they need.
 
-    With all else equal, more adapter parameters or more rows a forward pass never need less.
+    With all else equal, a higher rank, wider target modules, dropout or more rows a forward pass
+    never need less.
 
     Attributes:
-        size: trainable parameters that a trial's ``lora`` block gives; by default its rank, which
-            orders trials only where their targets are the same.
+        size: trainable parameters that a trial's ``lora`` block gives; by default trials are
+            compared only where their targets are the same.
     """
 
     size: Callable[[Mapping[str, Any]], int] | None = None
@@ -73,14 +76,24 @@ class MemoryBounds:
         return Bound(next(s for s in sizes if s <= (found.micro_batch or 1)), found.reason)
 
     def _needs_no_less(self, config: TrialConfig, other: TrialConfig) -> bool:
-        same = all(config.train.get(key) == other.train.get(key) for key in _SAME)
-        same = same and all(config.lora.get(key) == other.lora.get(key) for key in _SAME_LORA)
-        if not same or config.task != other.task:
+        if config.task != other.task or _compared(config) != _compared(other):
             return False
-        if self.size is not None:
-            return self.size(config.lora) >= self.size(other.lora)
-        targets = config.lora.get("target_modules") == other.lora.get("target_modules")
-        return targets and int(config.lora["r"]) >= int(other.lora["r"])
+        ours, theirs = config.lora, other.lora
+        if bool(ours.get("lora_dropout")) < bool(theirs.get("lora_dropout")):
+            return False
+        if int(ours["r"]) < int(theirs["r"]):
+            return False
+        if ours.get("target_modules") == theirs.get("target_modules"):
+            return True
+        # A parameter more a rank is a wider module, of which the forward pass keeps more.
+        return self.size is not None and (
+            self.size(ours) * int(theirs["r"]) >= self.size(theirs) * int(ours["r"])
+        )
+
+
+def _compared(config: TrialConfig) -> list[object]:
+    lora = {key: value for key, value in config.lora.items() if key not in _OTHER_LORA}
+    return [lora, *(config.train.get(key) for key in _SAME)]
 
 
 def _fitted(result: TrialResult) -> int | None:

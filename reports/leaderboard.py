@@ -11,6 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from ..trainer.folder import RunFolder
@@ -60,7 +61,7 @@ class Leaderboard:
         """The untouched base model; of several runs, that of the best row's run."""
         return self._held_against("base")
 
-    @property
+    @cached_property
     def param_names(self) -> tuple[str, ...]:
         """Names of the hyperparameters in the rows' ``params``, in the order of columns."""
         searched = (name for row in self.rows for name in row.params)

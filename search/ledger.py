@@ -7,6 +7,7 @@ the same way whoever ran it.
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,9 @@ from ..trainer.inherit import bequeath
 from ..trainer.result import TrialResult, TrialState
 from .bounds import MemoryBounds
 from .study import Study
+
+_PAUSE = 20
+"""Times as long as the leaderboard took to write does it stay as it is."""
 
 Watcher = Callable[[TrialResult], None]
 
@@ -49,6 +53,8 @@ class Ledger:
     memory: MemoryBounds = field(default_factory=MemoryBounds)
     halted: str | None = None
     _auditing: set[int] = field(default_factory=set)
+    _next_board: float = 0.0
+    _weighty: dict[int, TrialResult] = field(default_factory=dict)
 
     def restore(self) -> None:
         """Take in what an earlier part of this search has left.
@@ -64,7 +70,7 @@ class Ledger:
             config = self.study.config(number)
             running = kept or TrialResult(number, TrialState.RUNNING, config.to_dict())
             self._enter(told or running)
-        self._free_disk()
+        self._free_disk(*(result for result in self.results.values() if result.state.finished))
 
     def next_config(self) -> TrialConfig | None:
         """The next trial to run, entered as RUNNING; None when there are no more.
@@ -158,8 +164,19 @@ class Ledger:
         with self.keeping():
             self._enter(result)
             self.study.tell(result)
-            self._free_disk()
-            render.write(self.run, leaderboard.build(self.run))
+            self._free_disk(result)
+            self._publish()
+
+    def _publish(self) -> None:
+        """Write the leaderboard, unless that would come to take a large part of the time.
+
+        It takes longer the more trials there are. The search writes it once more at its end.
+        """
+        start = time.monotonic()
+        if start < self._next_board:
+            return
+        render.write(self.run, leaderboard.build(self.run))
+        self._next_board = time.monotonic() + _PAUSE * (time.monotonic() - start)
 
     def lost(self, number: int, error: str) -> None:
         """A trial's worker has died, once more than is forgiven."""
@@ -184,17 +201,17 @@ class Ledger:
         for watch in self.watchers:
             watch(result)
 
-    def _free_disk(self) -> None:
-        """Drop the weights of every ended trial that is not among the best."""
-        ended = [result for result in self.results.values() if result.state.finished]
-        scored = [r for r in ended if r.state.ranked and r.score is not None]
+    def _free_disk(self, *ended: TrialResult) -> None:
+        """Drop the weights of ended trials that are not among the best."""
+        self._weighty |= {result.number: result for result in ended}
+        scored = [r for r in self._weighty.values() if r.state.ranked and r.score is not None]
         scored.sort(key=lambda result: (result.score, result.trainable_parameters, result.number))
         kept = {result.number for result in scored[: self.space.search.keep_adapters]}
         for result in ended:
-            folder = self.run.trial(result.number)
-            folder.drop_checkpoint()
-            if result.number not in kept:
-                folder.drop_adapter()
+            self.run.trial(result.number).drop_checkpoint()
+        for number in self._weighty.keys() - kept:
+            self.run.trial(number).drop_adapter()
+            del self._weighty[number]
 
 
 def _read(run: RunFolder, number: int) -> TrialResult | None:

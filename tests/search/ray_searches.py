@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 import yaml
+from tune_lora.reports import build, render
 from tune_lora.search import ray_tune
 from tune_lora.search.driver import new_run
 from tune_lora.search.ledger import Ledger
@@ -76,10 +77,15 @@ def ray_search(wanted: TinySearch) -> RunFolder:
     ledger = Ledger(space, run, Study(space, run.study, run.name))
     ray_tune.start_ray(TWO)
     try:
-        ray_tune.fit(ledger, ready.spec.to_dict(), None, TWO, lambda: False)
+        ray_tune.fit(ledger, ready.spec.to_dict(), None, TWO, lambda: False, _unheard)
     finally:
         ray_tune.stop_ray()
+    render.write(run, build(run))
     return run
+
+
+def _unheard(number: int, said: str) -> None:
+    """Nobody looks on."""
 
 
 def killed_and_resumed(wanted: TinySearch, moment: Callable[[RunFolder], bool]) -> RunFolder:
@@ -98,7 +104,7 @@ def killed_and_resumed(wanted: TinySearch, moment: Callable[[RunFolder], bool]) 
         first.send_signal(signal.SIGKILL)
         first.wait()
     # Ray's own processes notice by themselves; what is too slow about it is none of this test's.
-    for process in psutil.wait_procs(family, timeout=20)[1]:
+    for process in psutil.wait_procs(family, timeout=5)[1]:
         process.kill()
     done = subprocess.run(
         [*command, "--resume", str(run.root)], timeout=180, check=False, **_quiet(wanted.root)

@@ -13,6 +13,7 @@ from modelless import space_in
 from optuna.trial import TrialState as OptunaState
 from outcomes import outcome, read_back
 from searches import board, searched
+from tune_lora.reports import build, render
 from tune_lora.search.bounds import MemoryBounds
 from tune_lora.search.ledger import Ledger
 from tune_lora.search.study import Study
@@ -168,7 +169,7 @@ def test_where_one_row_was_too_much_larger_ones_do_not_run(
         OptunaState.RUNNING,
         OptunaState.RUNNING,
     ]
-    ran(ledger, smaller, 8)
+    render.write(run, build(run))
     (row,) = (row for row in board(run) if row["trial"] == "1")
     assert (row["state"], row["error"]) == ("OUT_OF_MEMORY", result.error)
     assert (row["rank"], row["eval_loss"]) == ("", "")

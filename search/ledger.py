@@ -79,7 +79,7 @@ class Ledger:
         micro-batch; where even a single row was too much, it has come to its end already.
         """
         with self.keeping():
-            while (config := self.study.next_config()) is not None:
+            while not self.closed and (config := self.study.next_config()) is not None:
                 if config.number not in self.results:
                     self.run.trial(config.number).clear()
                     self._enter(TrialResult(config.number, TrialState.RUNNING, config.to_dict()))

@@ -21,7 +21,7 @@ TRIALS = 6
 SEARCH = {"trials": TRIALS, "scheduler": {"pbt": {"interval_steps": 2, "quantile": 0.34}}}
 
 
-@pytest.fixture(scope="module", params=[pytest.param("whole", marks=pytest.mark.slow), "killed"])
+@pytest.fixture(scope="module", params=["whole", pytest.param("killed", marks=pytest.mark.slow)])
 def run(
     request: pytest.FixtureRequest,
     tiny: Callable[..., Path],

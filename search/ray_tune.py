@@ -12,6 +12,7 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -33,7 +34,7 @@ os.environ.setdefault(
 
 import psutil
 import ray
-from ray import tune
+from ray import cloudpickle, tune
 from ray.tune import Callback, FailureConfig, RunConfig, Stopper, TuneConfig
 from ray.tune.search import Searcher
 
@@ -42,7 +43,7 @@ from ..trainer.config import TrialConfig
 from ..trainer.result import TrialResult, TrialState
 from .ledger import Ledger
 from .ray_schedulers import make_scheduler
-from .ray_worker import TrialWorker
+from .ray_worker import TrialWorker, WorkerOutgrownError
 from .resources import Allocation, visible_cores
 
 logger = logging.getLogger(__name__)
@@ -169,16 +170,21 @@ class _Until(Stopper):  # type: ignore[misc]
 
 
 class _Recovery(Callback):  # type: ignore[misc]
-    """Says that a trial whose worker has died is taken up again."""
+    """Says why a trial is taken up by another worker."""
 
     def __init__(self, note: Callable[[int, str], None]) -> None:
         self._note = note
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Called before the trial gets another worker."""
-        again = f"retry {trial.num_failures} of {trial.max_failures}"
-        number = json.loads(trial.config["trial"])["number"]
-        self._note(number, f"its worker died; it is taken up again ({again})")
+        said = f"its worker died; it is taken up again (retry {trial.num_failures} of "
+        said += f"{trial.max_failures})"
+        if trial.pickled_error_file:
+            # Not get_pickled_error(), which looks where Ray has not copied it yet.
+            error = cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
+            if isinstance(error, WorkerOutgrownError):
+                said = f"goes to a fresh worker: {error.cause.error_msg}"
+        self._note(trial.config["number"], said)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}

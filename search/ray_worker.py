@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune
+from ray.exceptions import RayActorError
 
 from ..trainer.config import TrialConfig
 from ..trainer.errors import DiskFullError
@@ -21,8 +22,26 @@ from ..trainer.result import TrialResult, TrialState
 from .stepped import SteppedTrial
 
 
+class WorkerOutgrownError(RayActorError):  # type: ignore[misc]
+    """The worker holds more than it did, and asks for a fresh process to take its trial.
+
+    Ray starts a fresh worker for a trial of a preempted one, and counts no failure. (Where
+    ``reset_config`` returns False, Ray 2.60 gives the trial up instead.)
+    """
+
+    def __init__(self, said: str) -> None:
+        super().__init__(error_msg=said, preempted=True)
+
+
 class TrialWorker(tune.Trainable):  # type: ignore[misc]
-    """A worker process. It loads the base once and serves one trial after another."""
+    """A worker process. It loads the base once and serves one trial after another.
+
+    Attributes:
+        bound: bytes by which it may outgrow what it held after its first trial; None for
+            ``growth.BOUND``.
+    """
+
+    bound: int | None = None
 
     def setup(
         self,
@@ -38,6 +57,7 @@ class TrialWorker(tune.Trainable):  # type: ignore[misc]
         self._threads = threads
         self._base: Any = None
         self._data: Any = None
+        self._growth: Any = None
         self._trial = self._prepare(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -76,7 +96,7 @@ class TrialWorker(tune.Trainable):  # type: ignore[misc]
     ) -> TrialResult:
         try:
             return self._train(config, score_base, report)
-        except DiskFullError:
+        except (DiskFullError, WorkerOutgrownError):
             raise
         except Exception as error:
             if disk_full(error, self._root.root):
@@ -94,6 +114,7 @@ class TrialWorker(tune.Trainable):  # type: ignore[misc]
         from ..trainer import base, data, run, tracking
 
         torch.set_num_threads(self._threads)
+        self._check_growth()
         if self._base is None or self._base.spoiled:
             self._base = None
             self._base = base.load_base(base.BaseSpec.from_dict(self._spec))
@@ -110,6 +131,19 @@ class TrialWorker(tune.Trainable):  # type: ignore[misc]
         else:
             tracker = tracking.make_tracker(settings, config)
         return run.run_trial(config, self._base, self._data, report, folder, tracker, resume=True)
+
+    def _check_growth(self) -> None:
+        """Before every trial but the first.
+
+        Raises:
+            WorkerOutgrownError: another process had better take the trial.
+        """
+        from ..trainer import growth
+
+        if self._growth is None:
+            self._growth = growth.Growth(self.bound or growth.BOUND)
+        elif said := self._growth.excess():
+            raise WorkerOutgrownError(said)
 
 
 def as_told(result: TrialResult, *, audit: bool) -> dict[str, Any]:

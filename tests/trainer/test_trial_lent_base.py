@@ -7,12 +7,13 @@ import pytest
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import AuxiliaryTrainingWrapper
-from tiny_trials import EXPLODING, Outcome, checksum, make_config
+from tiny_trials import EXPLODING, Outcome, checksum, go_on, make_config, stop
 from transformers import Trainer
 from tune_lora.trainer.adapter import attached
-from tune_lora.trainer.base import BaseModel
+from tune_lora.trainer.base import BaseModel, BaseSpec, load_base
 from tune_lora.trainer.data import TokenizedData
 from tune_lora.trainer.result import TrialState
+from wide_models import save_wide
 
 Trial = Callable[..., Outcome]
 
@@ -74,12 +75,91 @@ def test_classifier_is_given_back_untrained(
     assert trial(config, base=base, data=data).losses == first.losses
 
 
-def test_quantized_base_is_bit_identical(
-    trial: Trial, new_base: Callable[..., BaseModel], data: TokenizedData
+NF4 = {"quantization": "nf4"}
+LENT = {
+    "fp32": {"quantization": "none"},
+    "packed": {**NF4, "quantization_compute": "bitsandbytes"},
+    "unpacked": {**NF4, "quantization_compute": "dequantized"},
+}
+BROKEN = RuntimeError("broken step")
+FULL = torch.OutOfMemoryError("CUDA out of memory")
+
+
+def _raise_in_second_step(error: Exception | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After its backward pass: gradients are there, and the adapter is no longer a fresh one."""
+    original = Trainer.training_step
+
+    def step(self: Trainer, *args: Any, **kwargs: Any) -> Any:
+        loss = original(self, *args, **kwargs)
+        if error is not None and self.state.global_step == 1:
+            raise error
+        return loss
+
+    monkeypatch.setattr(Trainer, "training_step", step)
+
+
+@pytest.fixture(scope="module", params=LENT)
+def lent(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> BaseModel:
+    """Loaded once for all trials here, wide enough that 4-bit products are right."""
+    folder = tmp_path_factory.mktemp("wide") / "llama"
+    save_wide(folder, "llama")
+    return load_base(BaseSpec(str(folder), "wide", dtype="fp32", **LENT[request.param]))
+
+
+@pytest.mark.parametrize(
+    ("lora", "error", "report", "state"),
+    [
+        (ALL, None, go_on, TrialState.COMPLETE),
+        (ALL, None, stop, TrialState.PRUNED),
+        (ALL, BROKEN, go_on, TrialState.FAILED),
+        (ALL, FULL, go_on, TrialState.OUT_OF_MEMORY),
+        ({**ALL, "use_dora": True}, None, go_on, TrialState.COMPLETE),
+        ({**ALL, "use_dora": True}, BROKEN, go_on, TrialState.FAILED),
+        ({"modules_to_save": ["lm_head"]}, None, stop, TrialState.PRUNED),
+        ({"modules_to_save": ["norm"]}, FULL, go_on, TrialState.OUT_OF_MEMORY),
+    ],
+)
+def test_one_base_serves_trials_of_every_end(
+    trial: Trial,
+    lent: BaseModel,
+    monkeypatch: pytest.MonkeyPatch,
+    lora: dict[str, Any],
+    error: Exception | None,
+    report: Callable[..., bool],
+    state: TrialState,
 ) -> None:
-    base = new_base(quantization="nf4")
+    before = checksum(lent.model)
+    _raise_in_second_step(error, monkeypatch)
+    config = make_config(lora, rungs=(1,), max_steps=2)
+    assert trial(config, base=lent, report=report).result.state is state
+    assert checksum(lent.model) == before
+    assert_bare(lent.model)
+    assert not lent.spoiled
+
+
+@pytest.mark.parametrize(
+    ("error", "report", "state"),
+    [
+        (None, stop, TrialState.PRUNED),
+        (BROKEN, go_on, TrialState.FAILED),
+        (FULL, go_on, TrialState.OUT_OF_MEMORY),
+    ],
+)
+def test_classifier_is_given_back_at_every_end(
+    trial: Trial,
+    new_base: Callable[..., BaseModel],
+    tokenized: Callable[..., TokenizedData],
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception | None,
+    report: Callable[..., bool],
+    state: TrialState,
+) -> None:
+    base = new_base("bert")
     before = checksum(base.model)
-    assert trial(make_config(ALL), base=base).result.state is TrialState.COMPLETE
+    _raise_in_second_step(error, monkeypatch)
+    config = make_config(task="SEQ_CLS", rungs=(1,), max_steps=2, learning_rate=0.1)
+    found = trial(config, base=base, data=tokenized("bert"), report=report).result
+    assert found.state is state
     assert checksum(base.model) == before
     assert_bare(base.model)
 

@@ -78,11 +78,15 @@ def stop(result: TrialResult) -> bool:
 
 
 def checksum(model: torch.nn.Module) -> str:
-    """Over the names and bits of all parameters and buffers."""
+    """Over the names and bits of all parameters and buffers, and of what unpacks 4-bit ones."""
     digest = hashlib.sha256()
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        state = getattr(tensor, "quant_state", None)
+        scales = state.as_dict(packed=True).values() if state is not None else ()
         digest.update(name.encode())
-        digest.update(tensor.detach().contiguous().view(torch.uint8).numpy().tobytes())
+        for part in (tensor, *scales):
+            bits = part.detach().contiguous().reshape(-1).view(torch.uint8)
+            digest.update(bits.numpy().tobytes())
     return digest.hexdigest()
 
 

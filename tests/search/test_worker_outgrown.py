@@ -1,0 +1,92 @@
+"""A worker that holds ever more makes way for a fresh process; one that does not stays."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tune_lora.search import ray_tune
+from tune_lora.search.driver import new_run
+from tune_lora.search.ledger import Ledger
+from tune_lora.search.preflight import preflight
+from tune_lora.search.ray_worker import TrialWorker
+from tune_lora.search.resources import Allocation
+from tune_lora.search.study import Study
+from tune_lora.spaces import Space
+from tune_lora.trainer.folder import RunFolder
+from tune_lora.trainer.result import TrialState
+
+MIB = 2**20
+
+
+def worker(leaked: int) -> type[TrialWorker]:
+    """A worker that keeps so many bytes of every trial, and notes which process trained it."""
+
+    class Leaking(TrialWorker):
+        bound = 48 * MIB
+
+        def _train(self, config: Any, *given: Any) -> Any:
+            result = super()._train(config, *given)
+            if not hasattr(self, "kept"):
+                self.kept: list[bytes] = []
+            self.kept.append(os.urandom(leaked))
+            note = json.dumps({"trial": config.number, "pid": os.getpid()})
+            with (self._root.root / "notes.jsonl").open("a", encoding="utf-8") as file:
+                file.write(note + "\n")
+            return result
+
+    return Leaking
+
+
+@pytest.fixture(scope="module")
+def ray() -> Iterator[Allocation]:
+    allocation = Allocation(workers=1, threads=1, gpus=0.0)
+    ray_tune.start_ray(allocation)
+    yield allocation
+    ray_tune.stop_ray()
+
+
+@pytest.mark.parametrize(("leaked", "processes"), [(32 * MIB, [1, 1, 1, 2]), (0, [1, 1, 1, 1])])
+def test_the_process_of_each_trial(
+    ray: Allocation,
+    space_of: Callable[..., Space],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    leaked: int,
+    processes: list[int],
+) -> None:
+    # A worker that makes way is no failure: none is forgiven here.
+    space = space_of(
+        "search.trials=4", "search.retries=0", "search.scheduler=none", "train.max_steps=1"
+    )
+    run = new_run(space, tmp_path / "run")
+    with caplog.at_level(logging.WARNING, "tune_lora"):
+        _search(space, run, ray, worker(leaked), monkeypatch)
+    assert [result.state for result in run.results()] == [TrialState.COMPLETE] * 4
+    lines = (run.root / "notes.jsonl").read_text(encoding="utf-8").splitlines()
+    notes = [json.loads(line) for line in lines]
+    assert [note["trial"] for note in notes] == [0, 1, 2, 3]
+    pids = list(dict.fromkeys(note["pid"] for note in notes))
+    assert [pids.index(note["pid"]) + 1 for note in notes] == processes
+    said = [m for m in caplog.messages if "goes to a fresh worker" in m]
+    assert [m.split()[1] for m in said] == (["3"] if leaked else [])
+
+
+def _search(
+    space: Space,
+    run: RunFolder,
+    allocation: Allocation,
+    kind: type[TrialWorker],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ready = preflight(space)
+    ready.data.save(run.data)
+    ledger = Ledger(space, run, Study(space, run.study, run.name))
+    monkeypatch.setattr(ray_tune, "TrialWorker", kind)
+    ray_tune.fit(ledger, ready.spec.to_dict(), None, allocation, lambda: False)

@@ -12,11 +12,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from optuna.exceptions import StorageInternalError
 from rich.console import Console
@@ -35,6 +35,9 @@ from .resources import Allocation, allocate, disk_budget, visible_cores
 from .settle import settle_unpacking
 from .study import Study
 from .watchdog import watched
+
+if TYPE_CHECKING:
+    from .ray_early import EarlyRay
 
 logger = logging.getLogger(__name__)
 
@@ -206,14 +209,15 @@ def run_search(
         TrialError: the model cannot be read, another search runs in the folder, or it cannot be
             written.
     """
-    with run.locked():
-        return _run_locked(space, run, console, local=local, audits=audits, first=first)
+    with run.locked(), ExitStack() as closing:
+        return _run_locked(space, run, console, closing, local=local, audits=audits, first=first)
 
 
 def _run_locked(
     space: Space,
     run: RunFolder,
     console: Console,
+    closing: ExitStack,
     *,
     local: bool,
     audits: int,
@@ -224,6 +228,7 @@ def _run_locked(
         tracking = _tracking(space, run)
         cores = visible_cores()
         allocation = Allocation(1, cores, 0) if local else allocate(space, cores, _count_gpus())
+        starting = None if local else _start_ray(allocation, closing)
         ready = preflight(space)
         spec, unpacking = settle_unpacking(space, ready.spec, allocation, run)
         ready = replace(ready, spec=spec)
@@ -247,13 +252,21 @@ def _run_locked(
     display = make_display(space, ledger.results, console)
     ledger.watchers.append(display.update)
     with stop.catching_interrupts(close), display:
-        _fit(ledger, ready, tracking, allocation, stop, display, local=local)
+        _fit(ledger, ready, tracking, allocation, stop, display, starting)
     if ledger.halted is not None:
         raise TrialError(f"{ledger.halted}\n{_going_on(run)}")
     with _written(run):
         board = leaderboard.build(run)
         render.write(run, board)
     return SearchOutcome(run, board, stop.reason)
+
+
+def _start_ray(allocation: Allocation, closing: ExitStack) -> EarlyRay:
+    from .ray_early import EarlyRay
+
+    starting = EarlyRay(allocation)
+    closing.callback(starting.stop)
+    return starting
 
 
 def _fit(
@@ -263,15 +276,16 @@ def _fit(
     allocation: Allocation,
     stop: StopSignal,
     display: Display,
-    *,
-    local: bool,
+    starting: EarlyRay | None,
 ) -> None:
-    if local:
+    if starting is None:
         from .local import fit_local
 
         fit_local(ledger, ready.spec, ready.data, tracking, stop)
         return
     from . import ray_tune
+
+    ray_lives = starting.wait()
 
     def stopping() -> bool:
         # What ends once the search is being stopped is no outcome of the trial itself.
@@ -291,7 +305,7 @@ def _fit(
         ray_tune.kill_ray()
         os._exit(1)
 
-    ray_lives, over = ray_tune.start_ray(allocation), threading.Event()
+    over = threading.Event()
     # In this order: Ray that is being stopped has not died.
     with watched(lambda: ray_lives() or over.is_set(), died, give_up):
         try:
@@ -299,7 +313,7 @@ def _fit(
             ray_tune.fit(ledger, spec, tracking, allocation, stopping, display.note)
         finally:
             over.set()
-            ray_tune.stop_ray()
+            starting.stop()
 
 
 def _count_gpus() -> int:

@@ -36,6 +36,7 @@ import psutil
 import ray
 from ray import cloudpickle, tune
 from ray.tune import Callback, FailureConfig, RunConfig, Stopper, TuneConfig
+from ray.tune.execution import class_cache
 from ray.tune.search import Searcher
 
 from ..spaces import PbtScheduler
@@ -51,6 +52,10 @@ logger = logging.getLogger(__name__)
 logging.getLogger("ray.tune.execution.experiment_state").setLevel(logging.CRITICAL)
 # "Trials did not complete": the leaderboard says which, and why.
 logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)
+
+# For another library's sake Tune sets an environment variable in workers, which makes Ray start a
+# new process for each; without it they are those that Ray has ready when it comes up.
+class_cache.DEFAULT_ENV_VARS.pop("PL_DISABLE_FORK", None)
 
 
 _ALLOCATOR = {

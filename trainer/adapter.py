@@ -1,4 +1,7 @@
-"""The LoRA adapter on a lent base model: put on, saved, taken off again."""
+"""The LoRA adapter on a lent base model: put on, saved, taken off again.
+
+peft is imported where it is used: a search's driver needs this module, and peft costs it seconds.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,16 @@ import contextlib
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
-
-from peft import LoraConfig, PeftModel, get_peft_model
-from peft.utils import ModulesToSaveWrapper
+from typing import TYPE_CHECKING, Any
 
 from .base import BaseModel
 from .config import TrialConfig
 from .errors import TrialError
 from .folder import TrialFolder, read_json, recover_folder, replace_folder, write_json
 from .targets import resolve_targets
+
+if TYPE_CHECKING:
+    from peft import LoraConfig, PeftModel
 
 STEP = "step.json"
 """Beside the adapter's weights: the optimizer step that they are of."""
@@ -30,6 +33,8 @@ def lora_config(config: TrialConfig, model: Any) -> LoraConfig:
         SpaceError: no module of the model is targeted.
         TrialError: peft refuses the combination of fields.
     """
+    from peft import LoraConfig
+
     fields = dict(config.lora)
     fields["target_modules"] = resolve_targets(fields["target_modules"], model)
     try:
@@ -45,6 +50,8 @@ def attached(base: BaseModel, config: TrialConfig) -> Iterator[PeftModel]:
     Where the configuration trains or rewrites base weights (``bias``, PiSSA and its like),
     ``base.spoiled`` is set: the next trial needs a base loaded anew.
     """
+    from peft import get_peft_model
+
     wanted = lora_config(config, base.model)
     base.spoiled |= _changes_base(config.lora)
     try:
@@ -72,6 +79,8 @@ def rewrites_base(init: Any) -> bool:
 
 
 def _take_off(model: PeftModel, base: BaseModel) -> None:
+    from peft.utils import ModulesToSaveWrapper
+
     for module in list(model.modules()):
         if isinstance(module, ModulesToSaveWrapper):
             # Else unload() leaves the trained copy (of a classifier, say) in the base.

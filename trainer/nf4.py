@@ -2,20 +2,25 @@
 
 bitsandbytes dequantizes a weight at each product. The same numbers, unpacked once after loading,
 cost memory and save that work: the quantization, its error and every loss stay what they are.
+
+bitsandbytes and peft are imported where they are used: a search's driver, which loads no weights,
+does without the seconds that they take.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from bitsandbytes.functional import dequantize_4bit
-from bitsandbytes.nn import Linear4bit
-from peft import prepare_model_for_kbit_training
 from torch import nn
 from torch.nn import functional
 from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from .errors import TrialError
+
+if TYPE_CHECKING:
+    from bitsandbytes.nn import Linear4bit
 
 HEADS = ["lm_head", "classifier", "score", "qa_outputs"]
 """Modules that stay in full precision: a classifier is trained, and heads are few."""
@@ -59,6 +64,9 @@ def prepared(model: PreTrainedModel, name: str, *, unpack: bool) -> PreTrainedMo
     Raises:
         TrialError: nothing in it is quantized.
     """
+    from bitsandbytes.nn import Linear4bit
+    from peft import prepare_model_for_kbit_training
+
     if not any(isinstance(module, Linear4bit) for module in model.modules()):
         rule = "nothing in this model could be quantized; write model.quantization=none"
         raise TrialError(f"{name}: {rule}")
@@ -76,6 +84,8 @@ def _never_repack(model: PreTrainedModel) -> None:
     On a CPU with AVX512-BF16 it does so at the first evaluation, for good. That kernel rounds to
     bf16 and has no gradient: whatever is trained afterwards learns from wrong gradients.
     """
+    from bitsandbytes.nn import Linear4bit
+
     for module in model.modules():
         if isinstance(module, Linear4bit):
             module.support_avx512bf16_for_cpu = False
@@ -92,6 +102,8 @@ class DequantizedLinear(nn.Linear):
     """
 
     def __init__(self, packed: Linear4bit) -> None:
+        from bitsandbytes.functional import dequantize_4bit
+
         super().__init__(packed.in_features, packed.out_features, bias=False, device="meta")
         # peft asks a quantized layer by this name for the dtype of its adapter.
         self.compute_dtype: torch.dtype = packed.compute_dtype
@@ -109,6 +121,8 @@ class DequantizedLinear(nn.Linear):
 
 def _dequantize(model: PreTrainedModel) -> None:
     """Replace layer by layer, so that packed and unpacked weights never stand side by side."""
+    from bitsandbytes.nn import Linear4bit
+
     names = [name for name, module in model.named_modules() if isinstance(module, Linear4bit)]
     for name in names:
         model.set_submodule(name, DequantizedLinear(model.get_submodule(name)))

@@ -1,0 +1,48 @@
+"""Ray, started while the driver is still looking at model and data."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+
+from . import ray_tune
+from .resources import Allocation
+
+
+class EarlyRay:
+    """Starts Ray in a thread of its own, at once.
+
+    The thread lives until ``stop``: Linux ends Ray's processes with the thread that began them
+    (``PR_SET_PDEATHSIG``), so that none outlives a driver that is killed.
+
+    Args:
+        allocation: what the search takes of the machine.
+    """
+
+    def __init__(self, allocation: Allocation) -> None:
+        self._started: Future[Callable[[], bool]] = Future()
+        self._over = threading.Event()
+        self._thread = threading.Thread(
+            target=self._main, args=(allocation,), name="ray", daemon=True
+        )
+        self._thread.start()
+
+    def wait(self) -> Callable[[], bool]:
+        """Ray is up when this returns, with what ``start_ray`` returns; or raises what it did."""
+        return self._started.result()
+
+    def stop(self) -> None:
+        """Stop it, however far it has come; the second time there is nothing left to stop."""
+        if self._started.exception() is None and not self._over.is_set():
+            ray_tune.stop_ray()
+        self._over.set()
+        self._thread.join()
+
+    def _main(self, allocation: Allocation) -> None:
+        try:
+            self._started.set_result(ray_tune.start_ray(allocation))
+        except BaseException as error:
+            self._started.set_exception(error)
+            return
+        self._over.wait()

@@ -229,7 +229,7 @@ def _run_locked(
         cores = visible_cores()
         allocation = Allocation(1, cores, 0) if local else allocate(space, cores, _count_gpus())
         starting = None if local else _start_ray(allocation, closing)
-        ready = preflight(space)
+        ready = preflight(space, run)
         spec, unpacking = settle_unpacking(space, ready.spec, allocation, run)
         ready = replace(ready, spec=spec)
         _say_plan(space, ready, allocation, unpacking, console)
@@ -239,7 +239,8 @@ def _run_locked(
         raise
     stop = StopSignal(space.search.time_limit_minutes)
     with _written(run):
-        ready.data.save(run.data)
+        if not ready.kept:
+            ready.data.save(run.data)
         _write_about(space, run, ready)
         study = Study(space, run.study, run.name, first)
         memory = MemoryBounds(ready.adapter_size)

@@ -9,12 +9,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..spaces import Choice, IntRange, Space, SpaceError
 from ..trainer.base import BaseSpec, load_tokenizer, meta_model
 from ..trainer.data import TokenizedData, tokenize
 from ..trainer.errors import TrialError
+from ..trainer.folder import RunFolder
+from ..trainer.inputs import inputs_digest
 from ..trainer.targets import adapter_parameters, resolve_targets
 
 if TYPE_CHECKING:
@@ -30,16 +33,23 @@ class Preflight:
     Attributes:
         largest_adapter: trainable parameters of the largest adapter in the space.
         adapter_size: trainable parameters that a trial's ``lora`` block gives.
+        kept: the data lies in the run folder already.
     """
 
     spec: BaseSpec
     data: TokenizedData
     largest_adapter: int
     adapter_size: Callable[[Mapping[str, Any]], int]
+    kept: bool = False
 
 
-def preflight(space: Space) -> Preflight:
+def preflight(space: Space, run: RunFolder | None = None) -> Preflight:
     """Resolve the model, tokenize the data, check every choice of target modules.
+
+    Args:
+        space: validated.
+        run: a run that was begun keeps its tokenized data while nothing that it was made from has
+            changed.
 
     Raises:
         SpaceError: something that the space names is missing or does not fit.
@@ -47,7 +57,11 @@ def preflight(space: Space) -> Preflight:
     """
     model = space.model
     spec = BaseSpec.of(model)
-    data = tokenize(space.data, model.task, load_tokenizer(spec))
+    inputs = inputs_digest(space.data, model.task, Path(spec.source))
+    found = None if run is None else TokenizedData.kept(run.data, inputs)
+    data = found or replace(tokenize(space.data, model.task, load_tokenizer(spec)), inputs=inputs)
+    if run is not None and run.about.is_file():
+        _check_same(space, data, run)
     if model.task == "SEQ_CLS":
         spec = _with_labels(spec, space, data)
     modules = _meta_model(space, spec)
@@ -56,7 +70,15 @@ def preflight(space: Space) -> Preflight:
         targets = resolve_targets(lora["target_modules"], modules)
         return adapter_parameters(targets, int(lora["r"]), modules)
 
-    return Preflight(spec, data, _check_targets(space, modules), adapter_size)
+    largest = _check_targets(space, modules)
+    return Preflight(spec, data, largest, adapter_size, kept=found is not None)
+
+
+def _check_same(space: Space, data: TokenizedData, run: RunFolder) -> None:
+    """Trials on other rows cannot be ranked with those of before."""
+    if run.read_about()["data"]["fingerprint"] != data.fingerprint:
+        rule = "its rows, or their tokens, are not those that the run was begun with"
+        raise SpaceError.single("data.train", space.data.train, rule)
 
 
 def _with_labels(spec: BaseSpec, space: Space, data: TokenizedData) -> BaseSpec:

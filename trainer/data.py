@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..spaces import DataBlock, SpaceError
+from .errors import TrialError
 from .folder import read_json, write_json
 from .rows import SPLITS, first_place, read_splits
 from .template import render_prompt
@@ -44,6 +45,7 @@ class TokenizedData:
         labels: class names, for SEQ_CLS.
         stats: for each split ``rows``, ``tokens``, ``supervised`` (tokens with a label),
             ``truncated`` (rows cut at ``max_length``) and ``longest`` (tokens).
+        inputs: digest of what they were made from (see ``inputs``), if that is known.
     """
 
     train: Dataset
@@ -52,6 +54,7 @@ class TokenizedData:
     fingerprint: str
     stats: Mapping[str, Mapping[str, int]]
     labels: tuple[str, ...] = ()
+    inputs: str | None = None
 
     def save(self, folder: Path) -> None:
         """Write the splits as Arrow files under ``folder``."""
@@ -59,8 +62,26 @@ class TokenizedData:
             rows = getattr(self, split)
             # Of no rows it would write no shard, which it then cannot read back.
             rows.save_to_disk(str(folder / split), num_shards=None if len(rows) else 1)
-        about = {"fingerprint": self.fingerprint, "stats": self.stats, "labels": list(self.labels)}
+        about = {
+            "fingerprint": self.fingerprint,
+            "stats": self.stats,
+            "labels": list(self.labels),
+            "inputs": self.inputs,
+        }
         write_json(folder / "about.json", about)
+
+    @classmethod
+    def kept(cls, folder: Path, inputs: str | None) -> TokenizedData | None:
+        """What ``save`` wrote, if it was made from the same inputs and is whole."""
+        try:
+            if inputs is None or read_json(folder / "about.json").get("inputs") != inputs:
+                return None
+            data = cls.load(folder)
+            found = _fingerprint({split: getattr(data, split) for split in SPLITS})
+        except (TrialError, OSError, ValueError, KeyError, AttributeError):
+            # Also pyarrow's errors are of these kinds.
+            return None
+        return data if found == data.fingerprint else None
 
     @classmethod
     def load(cls, folder: Path) -> TokenizedData:
@@ -74,6 +95,7 @@ class TokenizedData:
             fingerprint=about["fingerprint"],
             stats=about["stats"],
             labels=tuple(about["labels"]),
+            inputs=about.get("inputs"),
         )
 
 

@@ -22,9 +22,11 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from .adapter import attached, restore_adapter, save_adapter, saved_step
 from .base import BaseModel
+from .batches import EpochSampler
 from .checkpoint import Checkpoint, find, seal
 from .config import TrialConfig
 from .data import TokenizedData
@@ -281,6 +283,13 @@ class TrialTrainer(Trainer):  # type: ignore[misc]
         total, count = supervised_loss(model, inputs)
         items = count if num_items_in_batch is None else num_items_in_batch
         return total / torch.as_tensor(items, device=total.device).clamp(min=1)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        sampler = super()._get_train_sampler(train_dataset)
+        if isinstance(sampler, LengthGroupedSampler):
+            seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+            return EpochSampler(sampler, seed)
+        return sampler
 
     def checkpoint(self) -> None:
         """Write a checkpoint now."""

@@ -104,3 +104,18 @@ def test_without_resume_a_trial_starts_over(
     assert begun.result.score != whole.result.score
     steps = [line["step"] for line in begun.lines if "loss" in line]
     assert steps == list(range(1, 13))
+
+
+GROUPED = replace(OFTEN, train={**CONFIG.train, "train_sampling_strategy": "group_by_length"})
+
+
+def test_batches_of_like_length_are_the_same_again(
+    folder: TrialFolder, lent: BaseModel, rows: TokenizedData, tmp_path: Path, whole: Left
+) -> None:
+    uncut = resumed(TrialFolder(tmp_path / "uncut"), lent, rows, config=GROUPED)
+    assert uncut.result.score != whole.result.score
+    # Within the first epoch, at its end, and in the second one.
+    for step in (3, 8, 11):
+        with pytest.raises(CutError):
+            resumed(folder, lent, rows, config=GROUPED, tracker=CuttingTracker("loss", step))
+    resumed(folder, lent, rows, config=GROUPED).same_as(uncut)

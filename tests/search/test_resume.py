@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +13,10 @@ from optuna.trial import TrialState as OptunaState
 from outcomes import read_back
 from rich.console import Console
 from searches import board, numbers, searched
-from tune_lora.search import driver
+from tune_lora.search import driver, preflight
 from tune_lora.spaces import Space, SpaceError
 from tune_lora.trainer.errors import TrialError
+from tune_lora.trainer.folder import RunFolder
 from tune_lora.trainer.result import TrialState
 
 SpaceOf = Callable[..., Space]
@@ -104,3 +106,60 @@ def test_another_space_is_refused_on_resume(
 def test_resume_needs_a_run(space_of: SpaceOf, tmp_path: Path) -> None:
     with pytest.raises(TrialError, match="no run folder"):
         driver.resumed_run(space_of(), tmp_path)
+
+
+def _stopped(space_of: SpaceOf, root: Path, data: Path) -> RunFolder:
+    """A run that its time limit ended, on rows of its own."""
+    hurried = space_of("search.time_limit_minutes=0.001", f"data.train={data}")
+    run = driver.new_run(hurried, root)
+    assert searched(hurried, run).reason is not None
+    return run
+
+
+@pytest.fixture
+def own(tmp_path: Path, pairs: Path) -> Path:
+    return Path(shutil.copy(pairs, tmp_path / "own.jsonl"))
+
+
+def test_rows_are_tokenized_once_a_search(
+    space_of: SpaceOf, tmp_path: Path, own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = _stopped(space_of, tmp_path / "run", own)
+    files = {path: path.stat().st_mtime_ns for path in run.data.rglob("*.arrow")}
+    assert files
+    monkeypatch.setattr(preflight, "tokenize", None)
+    space = space_of(f"data.train={own}")
+    searched(space, driver.resumed_run(space, run.root))
+    assert numbers(run) == [0, 1, 2]
+    assert {path: path.stat().st_mtime_ns for path in run.data.rglob("*.arrow")} == files
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone", "other"])
+def test_damaged_rows_are_tokenized_again(
+    space_of: SpaceOf, tmp_path: Path, own: Path, damage: str
+) -> None:
+    run = _stopped(space_of, tmp_path / "run", own)
+    (path,) = (run.data / "train").glob("*.arrow")
+    before = path.read_bytes()
+    if damage == "gone":
+        path.unlink()
+    elif damage == "cut":
+        path.write_bytes(before[: len(before) // 2])
+    else:
+        middle = len(before) // 2
+        flipped = bytes(byte ^ 1 for byte in before[middle : middle + 64])
+        path.write_bytes(before[:middle] + flipped + before[middle + 64 :])
+    space = space_of(f"data.train={own}")
+    searched(space, driver.resumed_run(space, run.root))
+    assert numbers(run) == [0, 1, 2]
+    (again,) = (run.data / "train").glob("*.arrow")
+    assert again.read_bytes() == before
+
+
+def test_other_rows_are_refused_on_resume(space_of: SpaceOf, tmp_path: Path, own: Path) -> None:
+    run = _stopped(space_of, tmp_path / "run", own)
+    own.write_text(own.read_text("utf-8").replace("apples", "pears"), encoding="utf-8")
+    space = space_of(f"data.train={own}")
+    with pytest.raises(SpaceError, match="not those that the run was begun with") as caught:
+        searched(space, driver.resumed_run(space, run.root))
+    assert caught.value.faults[0].path == "data.train"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -57,7 +56,6 @@ def test_the_process_of_each_trial(
     space_of: Callable[..., Space],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
     leaked: int,
     processes: list[int],
 ) -> None:
@@ -66,16 +64,16 @@ def test_the_process_of_each_trial(
         "search.trials=4", "search.retries=0", "search.scheduler=none", "train.max_steps=1"
     )
     run = new_run(space, tmp_path / "run")
-    with caplog.at_level(logging.WARNING, "tune_lora"):
-        _search(space, run, ray, worker(leaked), monkeypatch)
+    said: list[tuple[int, str]] = []
+    _search(space, run, ray, worker(leaked), monkeypatch, said)
     assert [result.state for result in run.results()] == [TrialState.COMPLETE] * 4
     lines = (run.root / "notes.jsonl").read_text(encoding="utf-8").splitlines()
     notes = [json.loads(line) for line in lines]
     assert [note["trial"] for note in notes] == [0, 1, 2, 3]
     pids = list(dict.fromkeys(note["pid"] for note in notes))
     assert [pids.index(note["pid"]) + 1 for note in notes] == processes
-    said = [m for m in caplog.messages if "goes to a fresh worker" in m]
-    assert [m.split()[1] for m in said] == (["3"] if leaked else [])
+    moved = [number for number, text in said if "goes to a fresh worker" in text]
+    assert moved == ([3] if leaked else [])
 
 
 def _search(
@@ -84,9 +82,14 @@ def _search(
     allocation: Allocation,
     kind: type[TrialWorker],
     monkeypatch: pytest.MonkeyPatch,
+    said: list[tuple[int, str]],
 ) -> None:
     ready = preflight(space)
     ready.data.save(run.data)
     ledger = Ledger(space, run, Study(space, run.study, run.name))
     monkeypatch.setattr(ray_tune, "TrialWorker", kind)
-    ray_tune.fit(ledger, ready.spec.to_dict(), None, allocation, lambda: False)
+
+    def note(number: int, text: str) -> None:
+        said.append((number, text))
+
+    ray_tune.fit(ledger, ready.spec.to_dict(), None, allocation, lambda: False, note)

@@ -66,12 +66,14 @@ def marked(module: Any, name: str) -> None:
 
 def marked_worker() -> type:
     """A worker that notes the clock on the way to its first step; made late, for it imports Ray."""
+
+    from tune_lora.search.place import Place
     from tune_lora.search.ray_worker import TrialWorker
 
-    class MarkedWorker(TrialWorker):  # type: ignore[misc]
+    class MarkedPlace(Place):
         """Marks what its trial goes through."""
 
-        def _train(self, *given: Any) -> Any:
+        def run(self, *given: Any) -> Any:
             mark("worker")
             from tune_lora.trainer import base, run
 
@@ -86,7 +88,12 @@ def marked_worker() -> type:
                 begin(self, *given, **named)
 
             run._Rungs.on_step_begin = on_step_begin
-            return super()._train(*given)
+            return super().run(*given)
+
+    class MarkedWorker(TrialWorker):  # type: ignore[misc]
+        """Has such a place."""
+
+        kind = MarkedPlace
 
     return MarkedWorker
 

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
@@ -27,6 +27,9 @@ from .errors import TrialError
 from .precision import compute_dtype
 from .sources import resolve_model
 from .unpacking import choose_unpacking, free_here
+
+if TYPE_CHECKING:
+    from .pack import Member
 
 logger = logging.getLogger(__name__)
 
@@ -114,6 +117,7 @@ class BaseModel:
         dtype: of matrix products.
         spoiled: set when a trial has changed the base weights themselves (trained biases,
             PiSSA-like initialisations); the next trial then needs a fresh one.
+        pack: the way to other trials on this base, for joint passes; None for a trial alone.
     """
 
     spec: BaseSpec
@@ -122,6 +126,7 @@ class BaseModel:
     device: torch.device
     dtype: torch.dtype
     spoiled: bool = False
+    pack: Member | None = None
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Mixed precision as in training; does nothing for fp32."""

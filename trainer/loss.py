@@ -64,18 +64,28 @@ def supervised_loss(model: Any, batch: Mapping[str, Any]) -> tuple[torch.Tensor,
         The negative log-likelihood in nats, a scalar with a gradient (0 where nothing is
         supervised), and how many tokens it is of.
     """
-    inputs = {key: value for key, value in batch.items() if key != "labels"}
     gather = _Gather(batch["labels"], model.config.model_type)
-    hook = model.get_output_embeddings().register_forward_pre_hook(gather)
-    try:
-        outputs = model(**inputs)
-    finally:
-        hook.remove()
+    logits = gather.logits(model, batch)
     if gather.fused is not None:
         return gather.fused, len(gather.targets)
-    logits = gather.picked(outputs["logits"] if isinstance(outputs, dict) else outputs[0])
     total = functional.cross_entropy(logits.float(), gather.targets, reduction="sum")
     return total, len(gather.targets)
+
+
+def row_losses(model: Any, batch: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The loss of every supervised token, in fp32, and the row that it is in.
+
+    Args:
+        model: one that ``gathers`` is true of.
+        batch: see ``supervised_loss``.
+
+    Returns:
+        Negative log-likelihoods in nats with a gradient, and row indices, ``[positions]`` each.
+    """
+    gather = _Gather(batch["labels"], None)
+    logits = gather.logits(model, batch)
+    losses = functional.cross_entropy(logits.float(), gather.targets, reduction="none")
+    return losses, gather.rows
 
 
 class _Gather:
@@ -83,15 +93,31 @@ class _Gather:
 
     Attributes:
         targets: the supervised tokens, ``[positions]``.
-        fused: their summed loss, where the head's product was made part of it.
+        fused: their summed loss, where the head's product was made part of it; never without a
+            model type.
     """
 
-    def __init__(self, labels: torch.Tensor, model_type: str) -> None:
+    def __init__(self, labels: torch.Tensor, model_type: str | None) -> None:
         following = functional.pad(labels[:, 1:], (0, 1), value=IGNORE).flatten()
         self._shape, self._model_type = labels.shape, model_type
         self._positions = (following != IGNORE).nonzero().squeeze(1)
         self.targets = following[self._positions]
         self.fused: torch.Tensor | None = None
+
+    @property
+    def rows(self) -> torch.Tensor:
+        """The row of each supervised token, ``[positions]``."""
+        return self._positions // self._shape[1]
+
+    def logits(self, model: Any, batch: Mapping[str, Any]) -> torch.Tensor:
+        """The logits of supervised positions, ``[positions, vocabulary]``."""
+        inputs = {key: value for key, value in batch.items() if key != "labels"}
+        hook = model.get_output_embeddings().register_forward_pre_hook(self)
+        try:
+            outputs = model(**inputs)
+        finally:
+            hook.remove()
+        return self.picked(outputs["logits"] if isinstance(outputs, dict) else outputs[0])
 
     def __call__(self, head: nn.Module, args: tuple[torch.Tensor, ...]) -> Any:
         if not args or args[0].shape[:-1] != self._shape:
@@ -110,7 +136,7 @@ class _Gather:
         return flat if values.shape[:-1] != self._shape else flat.index_select(0, self._positions)
 
 
-def _fused_loss(head: nn.Module, hidden: torch.Tensor, model_type: str) -> Any:
+def _fused_loss(head: nn.Module, hidden: torch.Tensor, model_type: str | None) -> Any:
     """Liger's fused product and cross-entropy, or None where it would not be the same loss.
 
     It takes ``(weight [vocabulary, hidden], input [positions, hidden], target, bias)`` and never

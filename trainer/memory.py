@@ -1,4 +1,4 @@
-"""Peak memory and GPU utilization of one trial in this process."""
+"""Peak memory and GPU utilization of one trial in this process, and the want of memory."""
 
 from __future__ import annotations
 
@@ -6,6 +6,13 @@ import resource
 from pathlib import Path
 
 import torch
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether this is what torch or Python raises when memory runs out."""
+    # torch's CPU allocator has no exception of its own.
+    memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    return memory or "DefaultCPUAllocator" in str(error)
 
 
 class Meter:

@@ -33,7 +33,9 @@ from .data import TokenizedData
 from .errors import DiskFullError
 from .folder import TrialFolder, disk_full
 from .inherit import come_into
+from .joint import Request
 from .loss import gathers, supervised_loss
+from .memory import out_of_memory
 from .precision import training_flags
 from .recorder import Recorder, Report
 from .result import BaseScore, TrialResult, TrialState
@@ -107,7 +109,7 @@ def _attempt(
     come_into(folder, config)
     checkpoint = _take_up(folder, config)
     earlier = checkpoint.result if checkpoint else None
-    recorder = Recorder(config, folder, report, tracker, earlier)
+    recorder = Recorder(config, folder, _outside(base, report), tracker, earlier)
     try:
         set_seed(int(config.train["seed"]))
         with attached(base, config) as model:
@@ -119,12 +121,26 @@ def _attempt(
     except Exception as error:
         if disk_full(error, folder.root):
             raise
-        recorder.finished(_failure(error), traceback.format_exc())
+        failed = TrialState.OUT_OF_MEMORY if out_of_memory(error) else TrialState.FAILED
+        recorder.finished(failed, traceback.format_exc())
     finally:
         shutil.rmtree(folder.scratch, ignore_errors=True)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
     return recorder
+
+
+def _outside(base: BaseModel, report: Report) -> Report:
+    """While a packed trial waits for its answer, the others go on."""
+    pack = base.pack
+    if pack is None:
+        return report
+
+    def ask(result: TrialResult) -> bool:
+        with pack.away():
+            return report(result)
+
+    return ask
 
 
 @contextmanager
@@ -159,13 +175,6 @@ def _take_up(folder: TrialFolder, config: TrialConfig) -> Checkpoint | None:
     else:
         folder.rewind_metrics(found.result.step)
     return found
-
-
-def _failure(error: Exception) -> TrialState:
-    # torch's CPU allocator has no exception of its own.
-    memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
-    memory = memory or "DefaultCPUAllocator" in str(error)
-    return TrialState.OUT_OF_MEMORY if memory else TrialState.FAILED
 
 
 def score_base(base: BaseModel, data: TokenizedData, batch_size: int) -> BaseScore:
@@ -290,6 +299,33 @@ class TrialTrainer(Trainer):  # type: ignore[misc]
             seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
             return EpochSampler(sampler, seed)
         return sampler
+
+    def training_step(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        num_items_in_batch: Any = None,
+    ) -> torch.Tensor:
+        """Forward and backward: the Trainer's, or one together with other trials'."""
+        pack = self._base.pack
+        if pack is not None:
+            loss = pack.run(self._request(model, inputs, num_items_in_batch))
+            if loss is not None:
+                return loss
+        made: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
+        return made
+
+    def _request(self, model: Any, inputs: dict[str, Any], items: Any) -> Request | None:
+        """This trial's part of a joint pass; None where only the Trainer's own will do."""
+        if items is None or not self._gathers:
+            return None
+        model.train()
+        if callable(ready := getattr(self.optimizer, "train", None)):
+            # A schedule-free optimizer has other weights in training.
+            ready()
+        count = torch.as_tensor(items, device=self.args.device).clamp(min=1)
+        batch = self._prepare_inputs(inputs)
+        return Request(model, batch, count, self.args.gradient_checkpointing)
 
     def checkpoint(self) -> None:
         """Write a checkpoint now."""

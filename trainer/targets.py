@@ -67,13 +67,21 @@ def adapter_parameters(targets: str | Sequence[str], r: int, model: nn.Module) -
             continue
         if targets == "all-linear":
             chosen = isinstance(module, nn.Linear | Conv1D) and module is not head
-        elif isinstance(targets, str):
-            chosen = re.fullmatch(targets, path) is not None
         else:
-            chosen = any(path == name or path.endswith(f".{name}") for name in targets)
+            chosen = matches(targets, path)
         if chosen:
             total += r * (weight.shape[0] + weight[0].numel())
     return total
+
+
+def matches(targets: str | Sequence[str], path: str) -> bool:
+    """Whether a pattern or a list of names, from ``resolve_targets``, means the module at ``path``.
+
+    As peft matches: a pattern the whole path, a name the path or its end.
+    """
+    if isinstance(targets, str):
+        return re.fullmatch(targets, path) is not None
+    return any(path == name or path.endswith(f".{name}") for name in targets)
 
 
 def _preset(name: str, model: nn.Module) -> list[str]:

@@ -66,14 +66,12 @@ def marked(module: Any, name: str) -> None:
 
 def marked_worker() -> type:
     """A worker that notes the clock on the way to its first step; made late, for it imports Ray."""
-
-    from tune_lora.search.place import Place
     from tune_lora.search.ray_worker import TrialWorker
 
-    class MarkedPlace(Place):
+    class MarkedWorker(TrialWorker):  # type: ignore[misc]
         """Marks what its trial goes through."""
 
-        def run(self, *given: Any) -> Any:
+        def _train(self, *given: Any) -> Any:
             mark("worker")
             from tune_lora.trainer import base, run
 
@@ -88,12 +86,7 @@ def marked_worker() -> type:
                 begin(self, *given, **named)
 
             run._Rungs.on_step_begin = on_step_begin
-            return super().run(*given)
-
-    class MarkedWorker(TrialWorker):  # type: ignore[misc]
-        """Has such a place."""
-
-        kind = MarkedPlace
+            return super()._train(*given)
 
     return MarkedWorker
 

@@ -30,7 +30,6 @@ from ..trainer.tracking import WandbSettings, require_wandb
 from .bounds import MemoryBounds
 from .ledger import Ledger, reason
 from .live import Display, make_display
-from .packing import Packing, settle_packing
 from .preflight import Preflight, preflight
 from .resources import Allocation, allocate, disk_budget, visible_cores
 from .settle import settle_unpacking
@@ -61,7 +60,6 @@ _BUDGET = {
     "search.keep_adapters",
     "search.checkpoint_minutes",
     "search.retries",
-    "search.pack",
     "resources.workers",
     "resources.threads",
     "resources.gpus_per_trial",
@@ -234,9 +232,7 @@ def _run_locked(
         ready = preflight(space, run)
         spec, unpacking = settle_unpacking(space, ready.spec, allocation, run)
         ready = replace(ready, spec=spec)
-        packing = Packing(1, None) if local else settle_packing(space, ready, allocation, run)
-        allocation = replace(allocation, pack=packing.pack)
-        _say_plan(space, ready, allocation, unpacking, packing.reason, console)
+        _say_plan(space, ready, allocation, unpacking, console)
         _say_disk(space, run, ready, allocation, console)
     except (SpaceError, TrialError):
         run.discard_bare()
@@ -245,7 +241,7 @@ def _run_locked(
     with _written(run):
         if not ready.kept:
             ready.data.save(run.data)
-        _write_about(space, run, ready, packing.pack)
+        _write_about(space, run, ready)
         study = Study(space, run.study, run.name, first)
         memory = MemoryBounds(ready.adapter_size)
         ledger = Ledger(space, run, study, audits=audits, memory=memory)
@@ -344,13 +340,12 @@ def versions() -> dict[str, str]:
     }
 
 
-def _write_about(space: Space, run: RunFolder, ready: Preflight, pack: int) -> None:
+def _write_about(space: Space, run: RunFolder, ready: Preflight) -> None:
     about = {
         "space": space.name,
         "command": shlex.join(["tune-lora", *sys.argv[1:]]),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "model": ready.spec.to_dict(),
-        "pack": pack,
         "data": {
             "source": space.data.train,
             "fingerprint": ready.data.fingerprint,
@@ -370,7 +365,7 @@ def _say_disk(
         TrialError: less is free.
     """
     population = isinstance(space.search.scheduler, PbtScheduler)
-    running = space.search.trials if population else allocation.trials
+    running = space.search.trials if population else allocation.workers
     needed = disk_budget(ready.largest_adapter, space.search.keep_adapters, running)
     free = shutil.disk_usage(run.root).free
     console.print(
@@ -391,7 +386,6 @@ def _say_plan(
     ready: Preflight,
     allocation: Allocation,
     unpacking: str | None,
-    packing: str | None,
     console: Console,
 ) -> None:
     stats = ready.data.stats
@@ -406,6 +400,5 @@ def _say_plan(
         f"data:   {space.data.train}: {rows} rows; {share:.0%} of training tokens supervised",
         f"search: {search.trials} trials of {space.rungs()[-1]} steps, {search.sampler} sampler, "
         f"{scheduler}, evaluated at {rungs}; {allocation}",
-        *([f"pack:   {allocation.pack} trial(s) a pass: {packing}"] if packing else []),
     ]
     console.print("\n".join(lines), highlight=False, soft_wrap=True, markup=False)

@@ -44,7 +44,7 @@ from ..trainer.config import TrialConfig
 from ..trainer.result import TrialResult, TrialState
 from .ledger import Ledger
 from .ray_schedulers import make_scheduler
-from .ray_worker import Engine, SeatWorker, TrialWorker, WorkerOutgrownError, lives
+from .ray_worker import TrialWorker, WorkerOutgrownError
 from .resources import Allocation, visible_cores
 
 logger = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ logits and activations of unequal steps leave behind, hundreds of megabytes in a
 
 
 _SLOT = "tune_lora_trial"
-"""Ray resource of which there is one a worker, and which its trials share."""
+"""Ray resource of which each worker takes one."""
 
 
 class StudySearcher(Searcher):  # type: ignore[misc]
@@ -220,7 +220,14 @@ def start_ray(allocation: Allocation, gpus: int | None = None) -> Callable[[], b
         object_store_memory=100 * 2**20,
     )
     daemons = [c for c in psutil.Process().children() if c.name() in ("raylet", "gcs_server")]
-    return lambda: all(map(lives, daemons))
+    return lambda: all(map(_lives, daemons))
+
+
+def _lives(process: psutil.Process) -> bool:
+    # The status of one that has just gone cannot be read.
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def stop_ray() -> None:
@@ -253,16 +260,10 @@ def fit(
         "tracking": asdict(tracking) if tracking else None,
         "threads": allocation.threads,
     }
-    engines: list[Any] = []
-    takes = {"cpu": allocation.threads, "gpu": allocation.gpus}
-    if allocation.pack > 1:
-        names = [f"engine-{number}" for number in range(allocation.workers)]
-        engines = [_engine(name, allocation, takes, context) for name in names]
-        trainable = tune.with_parameters(SeatWorker, engines=names)
-        takes = {"cpu": 0, "gpu": 0}
-    else:
-        trainable = tune.with_parameters(TrialWorker, **context)
-    worker = tune.with_resources(trainable, {**takes, _SLOT: _part(allocation.pack)})
+    worker = tune.with_resources(
+        tune.with_parameters(TrialWorker, **context),
+        {"cpu": allocation.threads, "gpu": allocation.gpus, _SLOT: 1},
+    )
     # A trial that population based training lets wait counts as running for Ray's limit: there
     # all trials are under way, and the slots alone limit how many of them train.
     population = isinstance(ledger.space.search.scheduler, PbtScheduler)
@@ -274,7 +275,7 @@ def fit(
             search_alg=StudySearcher(ledger),
             scheduler=make_scheduler(ledger),
             num_samples=-1,
-            max_concurrent_trials=None if population else allocation.trials,
+            max_concurrent_trials=None if population else allocation.workers,
             reuse_actors=True,
             trial_name_creator=lambda trial: f"trial_{trial.trial_id}",
             trial_dirname_creator=lambda trial: trial.trial_id,
@@ -288,31 +289,4 @@ def fit(
             verbose=0,
         ),
     )
-    try:
-        tuner.fit()
-    finally:
-        for engine in engines:
-            ray.kill(engine)
-
-
-def _part(pack: int) -> float:
-    """A trial's share of a slot, which so many trials have together; Ray counts in 1/10000."""
-    return 10000 // pack / 10000
-
-
-def _engine(
-    name: str, allocation: Allocation, takes: dict[str, float], context: dict[str, Any]
-) -> Any:
-    """An actor for several trials, which Ray starts anew if it dies."""
-    return (
-        ray.remote(Engine)
-        .options(
-            name=name,
-            num_cpus=takes["cpu"],
-            num_gpus=takes["gpu"],
-            max_restarts=-1,
-            # Each of its trials may be in advance() and in end(), while all seats ask for room.
-            max_concurrency=2 * allocation.pack + allocation.trials,
-        )
-        .remote(seats=allocation.pack, **context)
-    )
+    tuner.fit()

@@ -5,7 +5,9 @@ Only the standard library is imported here: what a contestant imports is part of
 
 from __future__ import annotations
 
+import argparse
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -99,3 +101,13 @@ class Workload:
     @classmethod
     def load(cls, path: Path | str) -> Workload:
         return cls(**json.loads(Path(path).read_text(encoding="utf-8")))
+
+
+def run_contestant(search: Callable[..., None]) -> None:
+    """A contestant's command line: ``WORKLOAD.json [--padded] [--stopping]``."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("workload")
+    parser.add_argument("--padded", action="store_true")
+    parser.add_argument("--stopping", action="store_true")
+    given = parser.parse_args()
+    search(Workload.load(given.workload), padded=given.padded, stopping=given.stopping)

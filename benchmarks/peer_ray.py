@@ -9,13 +9,12 @@ data is tokenized once and handed to the trials (``tune.with_parameters``); a tr
 
 from __future__ import annotations
 
-import argparse
 import os
 from dataclasses import asdict
 from typing import Any
 
 import ray
-from configurations import CONFIGURATIONS, Configuration, Workload
+from configurations import CONFIGURATIONS, Configuration, Workload, run_contestant
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 from ray.tune.search.optuna import OptunaSearch
@@ -79,9 +78,4 @@ def search(work: Workload, *, padded: bool, stopping: bool) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("workload")
-    parser.add_argument("--padded", action="store_true")
-    parser.add_argument("--stopping", action="store_true")
-    given = parser.parse_args()
-    search(Workload.load(given.workload), padded=given.padded, stopping=given.stopping)
+    run_contestant(search)

@@ -10,10 +10,8 @@ the method is given beyond its own arguments goes to ``optuna.create_study``: sa
 
 from __future__ import annotations
 
-import argparse
-
 import optuna
-from configurations import CONFIGURATIONS, Configuration, Workload
+from configurations import CONFIGURATIONS, Configuration, Workload, run_contestant
 from optuna.pruners import NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import GridSampler
 from peft import PeftModel
@@ -59,9 +57,4 @@ def search(work: Workload, *, padded: bool, stopping: bool) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("workload")
-    parser.add_argument("--padded", action="store_true")
-    parser.add_argument("--stopping", action="store_true")
-    given = parser.parse_args()
-    search(Workload.load(given.workload), padded=given.padded, stopping=given.stopping)
+    run_contestant(search)

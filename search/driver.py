@@ -24,11 +24,11 @@ from rich.console import Console
 from ..reports import leaderboard, render
 from ..reports.formats import size
 from ..spaces import Fault, Label, PbtScheduler, Space, SpaceError, dump_space, load_space
-from ..trainer.errors import TrialError
+from ..trainer.errors import TrialError, reason
 from ..trainer.folder import RunFolder, write_json, write_text
 from ..trainer.tracking import WandbSettings, require_wandb
 from .bounds import MemoryBounds
-from .ledger import Ledger, reason
+from .ledger import Ledger
 from .live import Display, make_display
 from .preflight import Preflight, preflight
 from .resources import Allocation, allocate, disk_budget, visible_cores
@@ -230,7 +230,7 @@ def _run_locked(
         allocation = Allocation(1, cores, 0) if local else allocate(space, cores, _count_gpus())
         starting = None if local else _start_ray(allocation, closing)
         ready = preflight(space, run)
-        spec, unpacking = settle_unpacking(space, ready.spec, allocation, run)
+        spec, unpacking = settle_unpacking(space, ready.spec, ready.modules, allocation, run)
         ready = replace(ready, spec=spec)
         _say_plan(space, ready, allocation, unpacking, console)
         _say_disk(space, run, ready, allocation, console)

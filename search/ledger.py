@@ -17,7 +17,7 @@ from optuna.exceptions import StorageInternalError
 from ..reports import leaderboard, render
 from ..spaces import Space
 from ..trainer.config import TrialConfig
-from ..trainer.errors import TrialError
+from ..trainer.errors import TrialError, reason
 from ..trainer.folder import RunFolder, read_json
 from ..trainer.inherit import bequeath
 from ..trainer.result import TrialResult, TrialState
@@ -119,23 +119,22 @@ class Ledger:
         return any(not result.state.finished for result in self.results.values())
 
     def inherit(
-        self, heir: TrialResult, parent: int, make: Callable[[TrialResult], TrialConfig]
+        self, heir: int, parent: int, make: Callable[[TrialResult], TrialConfig]
     ) -> TrialConfig | None:
         """A trial takes over what another has; see ``trainer.inherit``.
 
         Args:
-            heir: as of its latest evaluation; it does not run on until this is done.
+            heir: its number; it does not run on until this is done.
             parent: number of the other.
             make: the heir's new configuration, given the parent's result at that moment.
 
         Returns:
             The new configuration; None where there is nothing to be taken over just now.
         """
-        self.progress(heir)
         if self.closed:
             return None
         with self.keeping():
-            result = bequeath(self.run.trial(parent), self.run.trial(heir.number), make)
+            result = bequeath(self.run.trial(parent), self.run.trial(heir), make)
             if result is None:
                 return None
             config = TrialConfig.from_dict(result.config)
@@ -219,10 +218,3 @@ def _read(run: RunFolder, number: int) -> TrialResult | None:
         return TrialResult.from_dict(read_json(run.trial(number).result))
     except (TrialError, KeyError, TypeError, ValueError, AttributeError):
         return None
-
-
-def reason(error: BaseException) -> str:
-    """The innermost reason, in one line."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

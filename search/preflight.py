@@ -7,7 +7,7 @@ on the meta device, before a weight is loaded for training.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,15 +32,20 @@ class Preflight:
 
     Attributes:
         largest_adapter: trainable parameters of the largest adapter in the space.
-        adapter_size: trainable parameters that a trial's ``lora`` block gives.
+        modules: the model's, without weights.
         kept: the data lies in the run folder already.
     """
 
     spec: BaseSpec
     data: TokenizedData
     largest_adapter: int
-    adapter_size: Callable[[Mapping[str, Any]], int]
+    modules: PreTrainedModel
     kept: bool = False
+
+    def adapter_size(self, lora: Mapping[str, Any]) -> int:
+        """Trainable parameters that a trial's ``lora`` block gives."""
+        targets = resolve_targets(lora["target_modules"], self.modules)
+        return adapter_parameters(targets, int(lora["r"]), self.modules)
 
 
 def preflight(space: Space, run: RunFolder | None = None) -> Preflight:
@@ -65,13 +70,8 @@ def preflight(space: Space, run: RunFolder | None = None) -> Preflight:
     if model.task == "SEQ_CLS":
         spec = _with_labels(spec, space, data)
     modules = _meta_model(space, spec)
-
-    def adapter_size(lora: Mapping[str, Any]) -> int:
-        targets = resolve_targets(lora["target_modules"], modules)
-        return adapter_parameters(targets, int(lora["r"]), modules)
-
     largest = _check_targets(space, modules)
-    return Preflight(spec, data, largest, adapter_size, kept=found is not None)
+    return Preflight(spec, data, largest, modules, kept=found is not None)
 
 
 def _check_same(space: Space, data: TokenizedData, run: RunFolder) -> None:

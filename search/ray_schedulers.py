@@ -6,10 +6,10 @@ measured there, however far behind it is.
 
 from __future__ import annotations
 
-import json
 import math
 import random
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,6 +27,7 @@ from ..trainer.config import TrialConfig
 from ..trainer.result import TrialResult
 from .ledger import Ledger
 from .perturb import perturbed
+from .ray_worker import as_config, from_told
 
 Report = dict[str, Any]
 """What a worker tells Ray at an evaluation (see ``ray_worker``)."""
@@ -217,7 +218,7 @@ class Population(PopulationBasedTraining):  # type: ignore[misc]
         if result.get("audit"):
             return str(TrialScheduler.CONTINUE)
         if "eval_loss" in result:
-            self._ledger.progress(TrialResult.from_dict(json.loads(result["result"])))
+            self._ledger.progress(from_told(result))
         return str(super().on_trial_result(tune_controller, trial, result))
 
     def _checkpoint_or_exploit(
@@ -229,15 +230,13 @@ class Population(PopulationBasedTraining):  # type: ignore[misc]
             return
         dice = random.Random(f"{self._ledger.space.search.seed}-{heir.number}-{heir.step}")
         config = self._ledger.inherit(
-            heir, dice.choice(best), lambda parent: self._explored(parent, heir.number, dice)
+            heir.number, dice.choice(best), lambda parent: self._explored(parent, heir.number, dice)
         )
         if config is None:
             return
         if trial.status != Trial.PAUSED:
             tune_controller.pause_trial(trial, should_checkpoint=False)
-        trial.set_config(
-            {"trial": json.dumps(config.to_dict()), "number": heir.number, "score_base": False}
-        )
+        trial.set_config(as_config(config))
         state, step = self._trial_state[trial], config.lineage[-1]["step"]
         state.last_train_time = step
         # The step may lie between two evaluations; the next of them counts.
@@ -249,8 +248,25 @@ class Population(PopulationBasedTraining):  # type: ignore[misc]
         return {}
 
     def _explored(self, parent: TrialResult, number: int, dice: random.Random) -> TrialConfig:
-        """The parent's configuration, changed a little, for trial ``number``."""
-        return explored(self._ledger.space, parent, number, self._wanted.resample, dice)
+        """The parent's configuration, changed a little, for trial ``number``.
+
+        Args:
+            parent: at the checkpoint that is taken over.
+            number: of the heir.
+            dice: where chance comes from.
+        """
+        before = TrialConfig.from_dict(parent.config)
+        had = dict(before.params or {})
+        values, params = perturbed(self._ledger.space, had, self._wanted.resample, dice)
+        link = {"step": parent.step, "trial": parent.number, "params": had}
+        return replace(
+            before,
+            number=number,
+            lora=values["lora"],
+            train=values["train"],
+            params=params,
+            lineage=(*before.lineage, link),
+        )
 
 
 def quantiles(losses: Mapping[int, float], share: float) -> tuple[list[int], list[int]]:
@@ -266,35 +282,6 @@ def quantiles(losses: Mapping[int, float], share: float) -> tuple[list[int], lis
     ranked = sorted(losses, key=lambda number: -losses[number])
     count = min(math.ceil(len(ranked) * share), len(ranked) // 2)
     return ranked[:count], ranked[len(ranked) - count :]
-
-
-def explored(
-    space: Space, parent: TrialResult, number: int, resample: float, dice: random.Random
-) -> TrialConfig:
-    """The configuration with which trial ``number`` goes on from where ``parent`` is.
-
-    Args:
-        space: of the search.
-        parent: at the checkpoint that is taken over.
-        number: of the heir.
-        resample: chance that a value is drawn anew.
-        dice: where chance comes from.
-    """
-    before = TrialConfig.from_dict(parent.config)
-    had = dict(before.params or {})
-    values, params = perturbed(space, had, resample, dice)
-    link = {"step": parent.step, "trial": parent.number, "params": had}
-    return TrialConfig(
-        number=number,
-        task=before.task,
-        lora=values["lora"],
-        train=values["train"],
-        rungs=before.rungs,
-        micro_batch=before.micro_batch,
-        checkpoint_minutes=before.checkpoint_minutes,
-        params=params,
-        lineage=(*before.lineage, link),
-    )
 
 
 def _spared(action: Any, result: Report) -> str:

@@ -7,7 +7,6 @@ fit it to Ray's interfaces, so that a change of Ray's stays in the three modules
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 from collections.abc import Callable
@@ -40,11 +39,10 @@ from ray.tune.execution import class_cache
 from ray.tune.search import Searcher
 
 from ..spaces import PbtScheduler
-from ..trainer.config import TrialConfig
-from ..trainer.result import TrialResult, TrialState
+from ..trainer.result import TrialState
 from .ledger import Ledger
 from .ray_schedulers import make_scheduler
-from .ray_worker import TrialWorker, WorkerOutgrownError
+from .ray_worker import TrialWorker, WorkerOutgrownError, as_config, from_told
 from .resources import Allocation, visible_cores
 
 logger = logging.getLogger(__name__)
@@ -95,7 +93,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         score_base = self._base_scorer is None and self._ledger.run.read_base() is None
         if score_base:
             self._base_scorer = trial_id
-        return _pack(config, score_base=score_base)
+        return as_config(config, score_base=score_base)
 
     def _suggest_audit(self, trial_id: str) -> dict[str, Any] | str | None:
         """A stopped trial to finish; None, Ray's word for later, while others still run."""
@@ -105,12 +103,12 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         if config is None:
             return str(Searcher.FINISHED)
         self._audits.add(trial_id)
-        return {**_pack(config, score_base=False), "audit": True}
+        return {**as_config(config), "audit": True}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """A trial has been evaluated."""
         if "result" in result and trial_id not in self._audits:
-            self._ledger.progress(_unpack(result))
+            self._ledger.progress(from_told(result))
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -118,7 +116,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         """A trial has ended: by itself, by the scheduler, or with its worker."""
         if trial_id in self._audits:
             if not error and result and "result" in result:
-                self._ledger.audited(_unpack(result))
+                self._ledger.audited(from_told(result))
             return
         number = self._numbers.pop(trial_id, None)
         if trial_id == self._base_scorer:
@@ -132,7 +130,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]
             self._ledger.halt(str(result["halt"]))
             return
         # A trial's last result comes only here: Ray does not pass it to on_trial_result before.
-        last = _unpack(result) if result and "result" in result else self._ledger.results[number]
+        last = from_told(result) if result and "result" in result else self._ledger.results[number]
         self._ledger.ended(last if last.state.finished else last.ended(TrialState.PRUNED))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -144,18 +142,6 @@ class StudySearcher(Searcher):  # type: ignore[misc]
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing: see ``save``."""
-
-
-def _pack(config: TrialConfig, *, score_base: bool) -> dict[str, Any]:
-    return {
-        "trial": json.dumps(config.to_dict()),
-        "number": config.number,
-        "score_base": score_base,
-    }
-
-
-def _unpack(result: dict[str, Any]) -> TrialResult:
-    return TrialResult.from_dict(json.loads(result["result"]))
 
 
 class _Until(Stopper):  # type: ignore[misc]

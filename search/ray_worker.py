@@ -163,3 +163,22 @@ def as_told(result: TrialResult, *, audit: bool) -> dict[str, Any]:
     if result.evaluations and result.evaluations[-1].step == result.step:
         told["eval_loss"] = result.evaluations[-1].eval_loss
     return told
+
+
+def from_told(told: dict[str, Any]) -> TrialResult:
+    """The result in what ``as_told`` made."""
+    return TrialResult.from_dict(json.loads(told["result"]))
+
+
+def as_config(config: TrialConfig, *, score_base: bool = False) -> dict[str, Any]:
+    """Ray's configuration of a trial: what a worker is told.
+
+    Args:
+        config: what to train.
+        score_base: whether to score the untouched base first.
+    """
+    return {
+        "trial": json.dumps(config.to_dict()),
+        "number": config.number,
+        "score_base": score_base,
+    }

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
+from torch import nn
 
 from ..spaces import Space, SpaceError
 from ..trainer.adapter import rewrites_base
-from ..trainer.base import BaseSpec, meta_model
+from ..trainer.base import BaseSpec
 from ..trainer.folder import RunFolder
 from ..trainer.precision import compute_dtype
 from ..trainer.unpacking import Unpacking, choose_unpacking, free_here, free_on_gpus
@@ -19,13 +20,14 @@ _KEY = "model.quantization_compute"
 
 
 def settle_unpacking(
-    space: Space, spec: BaseSpec, allocation: Allocation, run: RunFolder
+    space: Space, spec: BaseSpec, model: nn.Module, allocation: Allocation, run: RunFolder
 ) -> tuple[BaseSpec, str | None]:
     """The spec with ``quantization_compute`` decided, and a sentence that says why.
 
     Args:
         space: validated.
         spec: of its model.
+        model: its modules, without weights.
         allocation: how many workers share the memory.
         run: a run that was begun goes on as it began.
 
@@ -38,11 +40,13 @@ def settle_unpacking(
     """
     if spec.quantization == "none":
         return spec, None
-    settled = _settle(space, spec, allocation, run)
+    settled = _settle(space, spec, model, allocation, run)
     return replace(spec, quantization_compute=settled.compute), settled.reason
 
 
-def _settle(space: Space, spec: BaseSpec, allocation: Allocation, run: RunFolder) -> Unpacking:
+def _settle(
+    space: Space, spec: BaseSpec, model: nn.Module, allocation: Allocation, run: RunFolder
+) -> Unpacking:
     asked = spec.quantization_compute
     rewriting = [i for i in lora_choices(space, "init_lora_weights") if rewrites_base(i)]
     if rewriting and asked == "dequantized":
@@ -60,7 +64,7 @@ def _settle(space: Space, spec: BaseSpec, allocation: Allocation, run: RunFolder
         return Unpacking.because("bitsandbytes", f"as init_lora_weights {rewriting[0]!r} needs")
     gpus = torch.cuda.device_count()
     free = _free_on_gpu(gpus, allocation) if gpus else _free_on_cpu(allocation)
-    return choose_unpacking(meta_model(spec), _width(spec, gpus), free)
+    return choose_unpacking(model, _width(spec, gpus), free)
 
 
 def _width(spec: BaseSpec, gpus: int) -> int:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .base import BaseModel
+from .checkpoint import Checkpoint
 from .config import TrialConfig
 from .errors import TrialError
 from .folder import TrialFolder, read_json, recover_folder, replace_folder, write_json
@@ -109,7 +110,22 @@ def save_adapter(model: PeftModel, folder: TrialFolder, step: int) -> None:
     replace_folder(aside, folder.adapter)
 
 
-def restore_adapter(checkpoint: Path, folder: TrialFolder, step: int) -> None:
+def fits(folder: TrialFolder, checkpoint: Checkpoint) -> bool:
+    """Whether the folder's adapter is that of the checkpoint's best evaluation.
+
+    Where a later one has taken its place, the checkpoint's own does, if that evaluation was its
+    last.
+    """
+    best = checkpoint.result.best_step
+    if best is None or saved_step(folder.adapter) == best:
+        return True
+    if checkpoint.result.step != best:
+        return False
+    _restore(checkpoint.folder, folder, best)
+    return True
+
+
+def _restore(checkpoint: Path, folder: TrialFolder, step: int) -> None:
     """Keep the adapter of a checkpoint, which is of ``step``."""
     aside = folder.staged_adapter
     shutil.rmtree(aside, ignore_errors=True)

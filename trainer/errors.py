@@ -1,4 +1,6 @@
-"""The one error of a trial, beside ``SpaceError`` for what a user wrote."""
+"""The one error of a trial, beside ``SpaceError`` for what a user wrote; and an error in a line."""
+
+from __future__ import annotations
 
 
 class TrialError(RuntimeError):
@@ -7,3 +9,11 @@ class TrialError(RuntimeError):
 
 class DiskFullError(TrialError):
     """Nothing more can be written: no fault of the trial that noticed it."""
+
+
+def reason(error: BaseException) -> str:
+    """The innermost reason, in one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

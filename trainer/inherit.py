@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from .adapter import restore_adapter, saved_step
+from .adapter import fits
 from .checkpoint import find, seal
 from .config import TrialConfig
 from .folder import TrialFolder, replace_folder, write_text
@@ -51,12 +51,8 @@ def bequeath(
         # The parent has ended, or is just replacing what was to be taken.
         return None
     found = find(taken)
-    if found is None or found.result.best_step is None:
+    if found is None or found.result.best_step is None or not fits(made, found):
         return None
-    if saved_step(made.adapter) != found.result.best_step:
-        if found.result.step != found.result.best_step:
-            return None
-        restore_adapter(taken, made, found.result.best_step)
     write_text(made.metrics, lines)
     made.rewind_metrics(found.result.step)
     config = make(found.result)

@@ -8,7 +8,7 @@ from importlib import metadata
 from pathlib import Path
 
 from ..spaces import DataBlock
-from .sources import package_file
+from .sources import local_path
 
 _WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx"}
 _VERSIONED = ("tune-lora", "transformers", "tokenizers")
@@ -43,6 +43,5 @@ def inputs_digest(block: DataBlock, task: str, model: Path) -> str | None:
 
 
 def _file(source: str) -> Path | None:
-    package = source.startswith("package:")
-    path = package_file(source, "data.train") if package else Path(source).expanduser()
+    path = local_path(source, "data.train")
     return path if path.is_file() else None

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..spaces import DataBlock, SpaceError
 from ..spaces.extraction import generate
+from .errors import reason
 from .lines import line_of
-from .sources import package_file
+from .sources import local_path
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -70,13 +71,9 @@ def first_place(block: DataBlock, split: str, indices: Iterable[int]) -> str:
         numbers = {k: Dataset.from_dict({"row": range(len(v))}) for k, v in read.items()}
         numbered = _carve(numbers, block)[split]["row"]
         first = min(numbered[index] for index in indices)
-    path = _file(source, f"data.{split}")
+    path = local_path(source, f"data.{split}")
     line = line_of(path, first, rows) if path.is_file() else None
     return f"line {line} of {source}" if line else f"row {first + 1} of {source}, counted from 1"
-
-
-def _file(source: str, key: str) -> Path:
-    return package_file(source, key) if source.startswith("package:") else Path(source).expanduser()
 
 
 def _read(source: str, key: str) -> dict[str, Dataset]:
@@ -89,7 +86,7 @@ def _read(source: str, key: str) -> dict[str, Dataset]:
             rule = "there is no such built-in data set; the one there is: builtin:extraction"
             raise SpaceError.single(key, source, rule)
         return {name: Dataset.from_list(rows) for name, rows in generate().items()}
-    path = _file(source, key)
+    path = local_path(source, key)
     try:
         if path.is_file():
             return dict(load_dataset(_builder(path, key, source), data_files=str(path)))
@@ -102,11 +99,11 @@ def _read(source: str, key: str) -> dict[str, Dataset]:
         rule = "is neither an existing path nor a data set on the hub"
         raise SpaceError.single(key, source, rule) from error
     except DatasetGenerationError as error:
-        raise SpaceError.single(key, source, f"cannot be read: {_root(error)}") from error
+        raise SpaceError.single(key, source, f"cannot be read: {reason(error)}") from error
     except (OSError, ValueError, ConnectionError) as error:
         if isinstance(error, SpaceError):
             raise
-        raise SpaceError.single(key, source, f"cannot be read: {_root(error)}") from error
+        raise SpaceError.single(key, source, f"cannot be read: {reason(error)}") from error
 
 
 def _builder(path: Path, key: str, source: str) -> str:
@@ -116,14 +113,6 @@ def _builder(path: Path, key: str, source: str) -> str:
         known = ", ".join(_BUILDERS)
         raise SpaceError.single(key, source, f"of this kind of file nothing is known; use {known}")
     return _BUILDERS[path.suffix]
-
-
-def _root(error: BaseException) -> str:
-    """The innermost reason, in one line."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 def _carve(found: dict[str, Dataset], block: DataBlock) -> dict[str, Dataset]:

@@ -24,7 +24,7 @@ from transformers import (
 )
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from .adapter import attached, restore_adapter, save_adapter, saved_step
+from .adapter import attached, fits, save_adapter
 from .base import BaseModel
 from .batches import EpochSampler
 from .checkpoint import Checkpoint, find, seal
@@ -162,18 +162,11 @@ def _take_up(folder: TrialFolder, config: TrialConfig) -> Checkpoint | None:
     found = find(folder.checkpoint)
     if found is not None and TrialConfig.from_dict(found.result.config).digest() != config.digest():
         found = None
-    if found is not None:
-        best = found.result.best_step
-        if best is not None and saved_step(folder.adapter) != best:
-            # Killed after a better evaluation's adapter had taken this one's place.
-            if found.result.step == best:
-                restore_adapter(found.folder, folder, best)
-            else:
-                found = None
-    if found is None:
+    # A trial may be killed after a better evaluation's adapter has taken this one's place.
+    if found is None or not fits(folder, found):
         folder.clear()
-    else:
-        folder.rewind_metrics(found.result.step)
+        return None
+    folder.rewind_metrics(found.result.step)
     return found
 
 

@@ -54,6 +54,15 @@ def package_file(source: str, key: str) -> Path:
     return path
 
 
+def local_path(source: str, key: str) -> Path:
+    """Where ``source`` lies if it is on this machine: in a package, or at a path of its own.
+
+    Raises:
+        SpaceError: see ``package_file``.
+    """
+    return package_file(source, key) if source.startswith("package:") else Path(source).expanduser()
+
+
 @dataclass(frozen=True)
 class ModelSource:
     """Where a model was found.
@@ -95,10 +104,9 @@ def _is_local(source: str) -> bool:
 
 
 def _local_model(source: str, key: str) -> ModelSource:
-    if source.startswith("package:"):
-        path = package_file(source, key)
-    else:
-        path = Path(source).expanduser().resolve()
+    path = local_path(source, key)
+    if not source.startswith("package:"):
+        path = path.resolve()
     if not path.exists():
         raise SpaceError.single(key, source, "no such file or folder")
     if path.suffix == ".gguf":

@@ -96,8 +96,8 @@ class Judge:
         self.taken: list[tuple[int, int]] = []
         monkeypatch.setattr(ledger, "inherit", self._inherit)
 
-    def _inherit(self, heir: TrialResult, parent: int, make: object) -> TrialConfig | None:
-        self.taken.append((heir.number, parent))
+    def _inherit(self, heir: int, parent: int, make: object) -> TrialConfig | None:
+        self.taken.append((heir, parent))
         return None
 
     def get_trials(self) -> list[RayTrial]:

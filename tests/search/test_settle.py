@@ -28,7 +28,7 @@ pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="goes by the C
 
 def _settle(space: Space, run: RunFolder, workers: int = 1) -> tuple[str, str | None]:
     spec = BaseSpec.of(space.model)
-    found, reason = settle_unpacking(space, spec, Allocation(workers, 1, 0), run)
+    found, reason = settle_unpacking(space, spec, meta_model(spec), Allocation(workers, 1, 0), run)
     return found.quantization_compute, reason
 
 

@@ -31,6 +31,7 @@ from configurations import MODEL
 from rich.console import Console
 from tune_lora.search import driver, local, ray_tune
 from tune_lora.search.ledger import Ledger
+from tune_lora.search.place import Place
 from tune_lora.search.ray_worker import TrialWorker
 from tune_lora.spaces import Space, load_space
 from tune_lora.trainer.config import TrialConfig
@@ -53,13 +54,18 @@ def instant(config: TrialConfig, report: Callable[[TrialResult], bool]) -> Trial
     return result.ended(TrialState.COMPLETE)
 
 
+class InstantPlace(Place):
+    """Where nothing is trained."""
+
+    def run(self, config: dict[str, Any], report: Callable[[TrialResult], bool]) -> TrialResult:
+        """A trial that takes no time."""
+        return instant(TrialConfig.from_dict(json.loads(config["trial"])), report)
+
+
 class InstantWorker(TrialWorker):
     """A worker that trains nothing."""
 
-    def _train(
-        self, config: TrialConfig, score_base: bool, report: Callable[[TrialResult], bool]
-    ) -> TrialResult:
-        return instant(config, report)
+    kind = InstantPlace
 
 
 def make_space(data: Path, trials: int, sampler: str, folder: Path) -> Space:
@@ -74,7 +80,8 @@ def make_space(data: Path, trials: int, sampler: str, folder: Path) -> Space:
             "target_modules": {"choice": ["qv", "attention", "mlp", "all-linear"]},
         },
         "train": {"learning_rate": {"log_uniform": [3e-5, 2e-3]}, "max_steps": 27},
-        "search": {"trials": trials, "sampler": sampler},
+        "search": {"trials": trials, "sampler": sampler, "pack": 1},
+        "resources": {"threads": 1},
     }
     path.write_text(yaml.safe_dump(body), encoding="utf-8")
     return load_space(path)

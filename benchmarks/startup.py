@@ -32,9 +32,10 @@ PARTS = (
     ("preflight: model found, data tokenized, targets checked", "preflight", "preflight ended"),
     ("of which tokenization", "tokenize", "tokenize ended"),
     ("of which the modules' shapes", "meta_model", "meta_model ended"),
-    ("data saved, study made", "preflight ended", "start_ray"),
-    ("Ray's start, its import included", "start_ray", "start_ray ended"),
-    ("a worker process, until it takes the trial", "start_ray ended", "worker"),
+    ("Ray imported", "ray", "ray imported"),
+    ("Ray's start, beside the preflight", "start_ray", "start_ray ended"),
+    ("data saved, study made, Ray waited for", "preflight ended", "fit"),
+    ("a worker process, until it takes the trial", "fit", "worker"),
     ("worker imports (torch, transformers, peft)", "worker", "worker imported"),
     ("model loaded and quantized", "load_base", "load_base ended"),
     ("base model scored", "score_base", "score_base ended"),
@@ -66,12 +67,14 @@ def marked(module: Any, name: str) -> None:
 
 def marked_worker() -> type:
     """A worker that notes the clock on the way to its first step; made late, for it imports Ray."""
+
+    from tune_lora.search.place import Place
     from tune_lora.search.ray_worker import TrialWorker
 
-    class MarkedWorker(TrialWorker):  # type: ignore[misc]
+    class MarkedPlace(Place):
         """Marks what its trial goes through."""
 
-        def _train(self, *given: Any) -> Any:
+        def run(self, *given: Any) -> Any:
             mark("worker")
             from tune_lora.trainer import base, run
 
@@ -86,7 +89,12 @@ def marked_worker() -> type:
                 begin(self, *given, **named)
 
             run._Rungs.on_step_begin = on_step_begin
-            return super()._train(*given)
+            return super().run(*given)
+
+    class MarkedWorker(TrialWorker):  # type: ignore[misc]
+        """Has such a place."""
+
+        kind = MarkedPlace
 
     return MarkedWorker
 
@@ -103,24 +111,19 @@ def child(arguments: list[str]) -> None:
     marked(driver, "preflight")
     marked(preflight, "tokenize")
     marked(preflight, "meta_model")
-    fit = driver._fit
+    begin = driver._start_ray
 
-    def marked_fit(*given: Any, **named: Any) -> None:
-        mark("start_ray")
+    def start(*given: Any, **named: Any) -> Any:
+        mark("ray")
         from tune_lora.search import ray_tune
 
-        start = ray_tune.start_ray
-
-        def start_ray(*given: Any, **named: Any) -> Any:
-            found = start(*given, **named)
-            mark("start_ray ended")
-            return found
-
-        ray_tune.start_ray = start_ray
+        mark("ray imported")
         ray_tune.TrialWorker = marked_worker()  # type: ignore[misc]
-        fit(*given, **named)
+        marked(ray_tune, "start_ray")
+        marked(ray_tune, "fit")
+        return begin(*given, **named)
 
-    driver._fit = marked_fit
+    driver._start_ray = start
     cli.main()
 
 

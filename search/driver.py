@@ -28,11 +28,12 @@ from ..trainer.errors import TrialError, reason
 from ..trainer.folder import RunFolder, write_json, write_text
 from ..trainer.tracking import WandbSettings, require_wandb
 from .bounds import MemoryBounds
+from .layout import Layout, settle_layout
 from .ledger import Ledger
 from .live import Display, make_display
 from .preflight import Preflight, preflight
 from .resources import Allocation, allocate, disk_budget, visible_cores
-from .settle import settle_unpacking
+from .settle import settle_unpacking, settle_workers
 from .study import Study
 from .watchdog import watched
 
@@ -60,6 +61,7 @@ _BUDGET = {
     "search.keep_adapters",
     "search.checkpoint_minutes",
     "search.retries",
+    "search.pack",
     "resources.workers",
     "resources.threads",
     "resources.gpus_per_trial",
@@ -228,11 +230,17 @@ def _run_locked(
         tracking = _tracking(space, run)
         cores = visible_cores()
         allocation = Allocation(1, cores, 0) if local else allocate(space, cores, _count_gpus())
-        starting = None if local else _start_ray(allocation, closing)
+        starting = None if local else _start_ray(cores, closing)
         ready = preflight(space, run)
+        if not local:
+            allocation = settle_workers(space, ready.spec, ready.modules, allocation, cores)
         spec, unpacking = settle_unpacking(space, ready.spec, ready.modules, allocation, run)
         ready = replace(ready, spec=spec)
-        _say_plan(space, ready, allocation, unpacking, console)
+        layout = Layout(allocation)
+        if not local:
+            layout = settle_layout(space, ready, allocation, cores, run)
+        allocation = layout.allocation
+        _say_plan(space, ready, layout, unpacking, console)
         _say_disk(space, run, ready, allocation, console)
     except (SpaceError, TrialError):
         run.discard_bare()
@@ -241,7 +249,7 @@ def _run_locked(
     with _written(run):
         if not ready.kept:
             ready.data.save(run.data)
-        _write_about(space, run, ready)
+        _write_about(space, run, ready, layout.to_dict(cores))
         study = Study(space, run.study, run.name, first)
         memory = MemoryBounds(ready.adapter_size)
         ledger = Ledger(space, run, study, audits=audits, memory=memory)
@@ -262,10 +270,10 @@ def _run_locked(
     return SearchOutcome(run, board, stop.reason)
 
 
-def _start_ray(allocation: Allocation, closing: ExitStack) -> EarlyRay:
+def _start_ray(cores: int, closing: ExitStack) -> EarlyRay:
     from .ray_early import EarlyRay
 
-    starting = EarlyRay(allocation)
+    starting = EarlyRay(cores)
     closing.callback(starting.stop)
     return starting
 
@@ -340,12 +348,13 @@ def versions() -> dict[str, str]:
     }
 
 
-def _write_about(space: Space, run: RunFolder, ready: Preflight) -> None:
+def _write_about(space: Space, run: RunFolder, ready: Preflight, layout: dict[str, Any]) -> None:
     about = {
         "space": space.name,
         "command": shlex.join(["tune-lora", *sys.argv[1:]]),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "model": ready.spec.to_dict(),
+        "layout": layout,
         "data": {
             "source": space.data.train,
             "fingerprint": ready.data.fingerprint,
@@ -365,7 +374,7 @@ def _say_disk(
         TrialError: less is free.
     """
     population = isinstance(space.search.scheduler, PbtScheduler)
-    running = space.search.trials if population else allocation.workers
+    running = space.search.trials if population else allocation.trials
     needed = disk_budget(ready.largest_adapter, space.search.keep_adapters, running)
     free = shutil.disk_usage(run.root).free
     console.print(
@@ -384,7 +393,7 @@ def _say_disk(
 def _say_plan(
     space: Space,
     ready: Preflight,
-    allocation: Allocation,
+    layout: Layout,
     unpacking: str | None,
     console: Console,
 ) -> None:
@@ -399,6 +408,7 @@ def _say_plan(
         *([f"nf4:    {unpacking}"] if unpacking else []),
         f"data:   {space.data.train}: {rows} rows; {share:.0%} of training tokens supervised",
         f"search: {search.trials} trials of {space.rungs()[-1]} steps, {search.sampler} sampler, "
-        f"{scheduler}, evaluated at {rungs}; {allocation}",
+        f"{scheduler}, evaluated at {rungs}; {layout.allocation}",
+        *([f"layout: {layout.reason}"] if layout.reason else []),
     ]
     console.print("\n".join(lines), highlight=False, soft_wrap=True, markup=False)

@@ -35,7 +35,7 @@ def perturbed(
     def answer(name: str, domain: Simple) -> Any:
         if name not in params:
             # Another option of a conditional choice asks for values that the one before did not.
-            found[name] = _drawn(domain, dice)
+            found[name] = drawn(domain, dice)
         # A conditional parameter is named after its key, "@" and its condition.
         elif name.split("@")[0] in PBT_CHANGES:
             found[name] = _changed(domain, params[name], resample, dice)
@@ -48,14 +48,15 @@ def perturbed(
 
 def _changed(domain: Simple, value: Any, resample: float, dice: random.Random) -> Any:
     if dice.random() < resample:
-        return _drawn(domain, dice)
+        return drawn(domain, dice)
     if isinstance(domain, Choice):
         place = domain.labels.index(value) + dice.choice((-1, 1))
         return domain.labels[max(0, min(len(domain.labels) - 1, place))]
     return _within(domain, value * dice.choice(FACTORS))
 
 
-def _drawn(domain: Simple, dice: random.Random) -> Any:
+def drawn(domain: Simple, dice: random.Random) -> Any:
+    """A value of the domain, at random as a sampler that knows nothing would draw it."""
     if isinstance(domain, Choice):
         return dice.choice(domain.labels)
     if domain.log:

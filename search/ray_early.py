@@ -7,7 +7,6 @@ from collections.abc import Callable
 from concurrent.futures import Future
 
 from . import ray_tune
-from .resources import Allocation
 
 
 class EarlyRay:
@@ -17,15 +16,13 @@ class EarlyRay:
     (``PR_SET_PDEATHSIG``), so that none outlives a driver that is killed.
 
     Args:
-        allocation: what the search takes of the machine.
+        cores: of the machine.
     """
 
-    def __init__(self, allocation: Allocation) -> None:
+    def __init__(self, cores: int) -> None:
         self._started: Future[Callable[[], bool]] = Future()
         self._over = threading.Event()
-        self._thread = threading.Thread(
-            target=self._main, args=(allocation,), name="ray", daemon=True
-        )
+        self._thread = threading.Thread(target=self._main, args=(cores,), name="ray", daemon=True)
         self._thread.start()
 
     def wait(self) -> Callable[[], bool]:
@@ -39,9 +36,9 @@ class EarlyRay:
         self._over.set()
         self._thread.join()
 
-    def _main(self, allocation: Allocation) -> None:
+    def _main(self, cores: int) -> None:
         try:
-            self._started.set_result(ray_tune.start_ray(allocation))
+            self._started.set_result(ray_tune.start_ray(cores))
         except BaseException as error:
             self._started.set_exception(error)
             return

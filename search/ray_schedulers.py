@@ -27,10 +27,10 @@ from ..trainer.config import TrialConfig
 from ..trainer.result import TrialResult
 from .ledger import Ledger
 from .perturb import perturbed
-from .ray_worker import as_config, from_told
+from .place import as_config, from_told
 
 Report = dict[str, Any]
-"""What a worker tells Ray at an evaluation (see ``ray_worker``)."""
+"""What a worker tells Ray at an evaluation (see ``place``)."""
 
 
 def make_scheduler(ledger: Ledger) -> TrialScheduler:

@@ -41,9 +41,10 @@ from ray.tune.search import Searcher
 from ..spaces import PbtScheduler
 from ..trainer.result import TrialState
 from .ledger import Ledger
+from .place import as_config, from_told
 from .ray_schedulers import make_scheduler
-from .ray_worker import TrialWorker, WorkerOutgrownError, as_config, from_told
-from .resources import Allocation, visible_cores
+from .ray_worker import Engine, SeatWorker, TrialWorker, WorkerOutgrownError, lives
+from .resources import Allocation
 
 logger = logging.getLogger(__name__)
 # That Ray's own state could not be saved is not worth a traceback: the study is the truth.
@@ -65,8 +66,8 @@ _ALLOCATOR = {
 logits and activations of unequal steps leave behind, hundreds of megabytes in a long trial."""
 
 
-_SLOT = "tune_lora_trial"
-"""Ray resource of which each worker takes one."""
+_SLOTS = "tune_lora_trials"
+"""Ray resource of which there is one, shared by the trials that train at a time."""
 
 
 class StudySearcher(Searcher):  # type: ignore[misc]
@@ -181,39 +182,31 @@ class _Recovery(Callback):  # type: ignore[misc]
         return {}
 
 
-def start_ray(allocation: Allocation, gpus: int | None = None) -> Callable[[], bool]:
-    """Start Ray on this machine, no larger than the allocation.
+def start_ray(cores: int, gpus: int | None = None) -> Callable[[], bool]:
+    """Start Ray on this machine.
 
     Args:
-        allocation: what the search takes.
+        cores: that workers share.
         gpus: logical GPUs to announce in place of those that Ray finds.
 
     Returns:
         Whether Ray's own processes live, as a call. Some seconds after one of them has died, Ray
         ends this process too, without a word.
     """
-    cores = max(visible_cores(), allocation.workers * allocation.threads)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     for name, value in _ALLOCATOR.items():
         os.environ.setdefault(name, value)
     ray.init(
         num_cpus=cores,
         num_gpus=gpus,
-        resources={_SLOT: allocation.workers},
+        resources={_SLOTS: 1},
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.ERROR,
         object_store_memory=100 * 2**20,
     )
     daemons = [c for c in psutil.Process().children() if c.name() in ("raylet", "gcs_server")]
-    return lambda: all(map(_lives, daemons))
-
-
-def _lives(process: psutil.Process) -> bool:
-    # The status of one that has just gone cannot be read.
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    return False
+    return lambda: all(map(lives, daemons))
 
 
 def stop_ray() -> None:
@@ -246,10 +239,16 @@ def fit(
         "tracking": asdict(tracking) if tracking else None,
         "threads": allocation.threads,
     }
-    worker = tune.with_resources(
-        tune.with_parameters(TrialWorker, **context),
-        {"cpu": allocation.threads, "gpu": allocation.gpus, _SLOT: 1},
-    )
+    engines: list[Any] = []
+    takes = {"cpu": allocation.threads, "gpu": allocation.gpus}
+    if allocation.pack > 1:
+        names = [f"engine-{number}" for number in range(allocation.workers)]
+        engines = [_engine(name, allocation, takes, context) for name in names]
+        trainable = tune.with_parameters(SeatWorker, engines=names)
+        takes = {"cpu": 0, "gpu": 0}
+    else:
+        trainable = tune.with_parameters(TrialWorker, **context)
+    worker = tune.with_resources(trainable, {**takes, _SLOTS: _part(allocation.trials)})
     # A trial that population based training lets wait counts as running for Ray's limit: there
     # all trials are under way, and the slots alone limit how many of them train.
     population = isinstance(ledger.space.search.scheduler, PbtScheduler)
@@ -261,7 +260,7 @@ def fit(
             search_alg=StudySearcher(ledger),
             scheduler=make_scheduler(ledger),
             num_samples=-1,
-            max_concurrent_trials=None if population else allocation.workers,
+            max_concurrent_trials=None if population else allocation.trials,
             reuse_actors=True,
             trial_name_creator=lambda trial: f"trial_{trial.trial_id}",
             trial_dirname_creator=lambda trial: trial.trial_id,
@@ -275,4 +274,31 @@ def fit(
             verbose=0,
         ),
     )
-    tuner.fit()
+    try:
+        tuner.fit()
+    finally:
+        for engine in engines:
+            ray.kill(engine)
+
+
+def _part(trials: int) -> float:
+    """The share of each of so many trials; Ray counts in 1/10000."""
+    return 10000 // trials / 10000
+
+
+def _engine(
+    name: str, allocation: Allocation, takes: dict[str, float], context: dict[str, Any]
+) -> Any:
+    """An actor for several trials, which Ray starts anew if it dies."""
+    return (
+        ray.remote(Engine)
+        .options(
+            name=name,
+            num_cpus=takes["cpu"],
+            num_gpus=takes["gpu"],
+            max_restarts=-1,
+            # Each of its trials may be in advance() and in end(), while all seats ask for room.
+            max_concurrency=2 * allocation.pack + allocation.trials,
+        )
+        .remote(seats=allocation.pack, **context)
+    )

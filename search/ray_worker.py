@@ -1,4 +1,4 @@
-"""The worker's side of Ray Tune: a process that serves one trial after another.
+"""The worker's side of Ray Tune: a process that serves one trial after another, or several at once.
 
 Kept apart from the driver's side, because Ray imports this module in every worker: Optuna, the
 reports and what else the driver needs would cost each worker memory and time.
@@ -6,20 +6,25 @@ reports and what else the driver needs would cost each worker memory and time.
 
 from __future__ import annotations
 
-import json
-import traceback
-from collections.abc import Callable
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+import ray
 from ray import tune
 from ray.exceptions import RayActorError
 
-from ..trainer.config import TrialConfig
-from ..trainer.errors import DiskFullError
-from ..trainer.folder import RunFolder, disk_full
-from ..trainer.result import TrialResult, TrialState
-from .stepped import SteppedTrial
+from .place import OutgrownError, Place, Visit
+
+_RESTART_SECONDS = 60
+"""How long to wait for an engine that has died to be there again."""
+_PAUSE_SECONDS = 0.5
 
 
 class WorkerOutgrownError(RayActorError):  # type: ignore[misc]
@@ -33,46 +38,24 @@ class WorkerOutgrownError(RayActorError):  # type: ignore[misc]
         super().__init__(error_msg=said, preempted=True)
 
 
-class TrialWorker(tune.Trainable):  # type: ignore[misc]
-    """A worker process. It loads the base once and serves one trial after another.
+class _Worker(tune.Trainable):  # type: ignore[misc]
+    """Serves one trial after another, each where ``_place`` says."""
 
-    Attributes:
-        bound: bytes by which it may outgrow what it held after its first trial; None for
-            ``growth.BOUND``.
-    """
-
-    bound: int | None = None
-
-    def setup(
-        self,
-        config: dict[str, Any],
-        *,
-        root: str,
-        spec: dict[str, Any],
-        tracking: dict[str, Any] | None,
-        threads: int,
-    ) -> None:
-        """Take the first trial; nothing heavy happens before its first ``step``."""
-        self._root, self._spec, self._tracking = RunFolder.open(root), spec, tracking
-        self._threads = threads
-        self._base: Any = None
-        self._data: Any = None
-        self._growth: Any = None
-        self._trial = self._prepare(config)
+    _place: Place | _Engines
+    _trial: Visit | Seat
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take the next trial, once the one before has taken its adapter off the base."""
         self._trial.stop()
-        self._trial = self._prepare(new_config)
+        self._trial = self._place.begin(new_config)
         return True
 
     def step(self) -> dict[str, Any]:
         """Train to the next evaluation."""
         try:
-            result = self._trial.advance()
-        except DiskFullError as error:
-            return {"halt": str(error), "done": True}
-        return as_told(result, audit=self._audit)
+            return self._trial.advance()
+        except OutgrownError as error:
+            raise WorkerOutgrownError(str(error)) from error
 
     def cleanup(self) -> None:
         """Let the running trial clean up after itself."""
@@ -86,99 +69,159 @@ class TrialWorker(tune.Trainable):  # type: ignore[misc]
     def load_checkpoint(self, checkpoint: Any) -> None:
         """Nothing: see ``save_checkpoint``."""
 
-    def _prepare(self, config: dict[str, Any]) -> SteppedTrial:
-        self._audit = bool(config.get("audit"))
-        trial = TrialConfig.from_dict(json.loads(config["trial"]))
-        return SteppedTrial(lambda report: self._run(trial, config["score_base"], report))
 
-    def _run(
-        self, config: TrialConfig, score_base: bool, report: Callable[[TrialResult], bool]
-    ) -> TrialResult:
-        try:
-            return self._train(config, score_base, report)
-        except (DiskFullError, WorkerOutgrownError):
-            raise
-        except Exception as error:
-            if disk_full(error, self._root.root):
-                raise DiskFullError(f"{self._root.root}: the disk is full") from error
-            # run_trial catches what a trial does; this is the base or the data failing to load.
-            failed = TrialResult(config.number, TrialState.RUNNING, config.to_dict())
-            return failed.ended(TrialState.FAILED, traceback.format_exc())
+class TrialWorker(_Worker):
+    """A worker process. It loads the base once and serves one trial after another.
 
-    def _train(
-        self, config: TrialConfig, score_base: bool, report: Callable[[TrialResult], bool]
-    ) -> TrialResult:
-        # torch is first imported here, in the worker, after Ray has set CUDA_VISIBLE_DEVICES.
-        import torch
-
-        from ..trainer import base, data, run, tracking
-
-        torch.set_num_threads(self._threads)
-        self._check_growth()
-        if self._base is None or self._base.spoiled:
-            self._base = None
-            self._base = base.load_base(base.BaseSpec.from_dict(self._spec))
-        self._data = self._data or data.TokenizedData.load(self._root.data)
-        # A trial that was paused begins anew, but the base has its score.
-        if score_base and self._root.read_base() is None:
-            batch = int(config.train["per_device_eval_batch_size"])
-            self._root.write_base(run.score_base(self._base, self._data, batch))
-        settings = tracking.WandbSettings(**self._tracking) if self._tracking else None
-        folder = self._root.trial(config.number)
-        tracker = None
-        if self._audit:
-            folder = folder.audit
-        else:
-            tracker = tracking.make_tracker(settings, config)
-        return run.run_trial(config, self._base, self._data, report, folder, tracker, resume=True)
-
-    def _check_growth(self) -> None:
-        """Before every trial but the first.
-
-        Raises:
-            WorkerOutgrownError: another process had better take the trial.
-        """
-        from ..trainer import growth
-
-        if self._growth is None:
-            self._growth = growth.Growth(self.bound or growth.BOUND)
-        elif said := self._growth.excess():
-            raise WorkerOutgrownError(said)
-
-
-def as_told(result: TrialResult, *, audit: bool) -> dict[str, Any]:
-    """What Ray is told of a trial at an evaluation, and at its end.
-
-    There is no ``eval_loss`` where the step was not evaluated, because the trial failed there, say:
-    at that rung it has none.
+    Attributes:
+        kind: of place.
     """
-    told = {
-        "number": result.number,
-        "step": result.step,
-        "baseline": result.baseline,
-        "audit": audit,
-        "result": json.dumps(result.to_dict()),
-        "done": result.state.finished,
-    }
-    if result.evaluations and result.evaluations[-1].step == result.step:
-        told["eval_loss"] = result.evaluations[-1].eval_loss
-    return told
+
+    kind: type[Place] = Place
+
+    def setup(self, config: dict[str, Any], **place: Any) -> None:
+        """Take the first trial.
+
+        Args:
+            config: see ``Place.begin``.
+            place: arguments of ``Place``.
+        """
+        self._place = self.kind(**place)
+        self._trial = self._place.begin(config)
 
 
-def from_told(told: dict[str, Any]) -> TrialResult:
-    """The result in what ``as_told`` made."""
-    return TrialResult.from_dict(json.loads(told["result"]))
+class SeatWorker(_Worker):
+    """A process for one of several trials that train together in an engine."""
+
+    def setup(self, config: dict[str, Any], *, engines: Sequence[str]) -> None:
+        """Take the first trial.
+
+        Args:
+            config: see ``Place.begin``.
+            engines: names of the actors.
+        """
+        self._place = _Engines(engines)
+        self._trial = self._place.begin(config)
 
 
-def as_config(config: TrialConfig, *, score_base: bool = False) -> dict[str, Any]:
-    """Ray's configuration of a trial: what a worker is told.
+class Engine:
+    """A Ray actor that holds a base and trains several trials on it at once.
 
     Args:
-        config: what to train.
-        score_base: whether to score the untouched base first.
+        seats: how many trials at a time.
+        place: arguments of ``Place``.
     """
-    return {
-        "trial": json.dumps(config.to_dict()),
-        "number": config.number,
-        "score_base": score_base,
-    }
+
+    def __init__(self, seats: int, **place: Any) -> None:
+        self._place = Place(**place, packed=True)
+        self._seats = seats
+        self._lock = threading.Lock()
+        self._taken: dict[int, _Taken] = {}
+
+    def free(self, number: int) -> int:
+        """How many trials could begin, asked by one that wants to.
+
+        What a seat that has died left behind ends first, at its next evaluation; and so does
+        whatever has become of trial ``number``, which begins again.
+        """
+        for pid, taken in list(self._taken.items()):
+            if taken.number == number or not lives(taken.seat):
+                self.end(pid)
+        return self._seats - len(self._taken)
+
+    def begin(self, config: dict[str, Any], pid: int) -> bool:
+        """Take a trial for the seat in process ``pid``, unless others have come before."""
+        with self._lock:
+            if len(self._taken) >= self._seats:
+                return False
+            visit, seat = self._place.begin(config), psutil.Process(pid)
+            self._taken[pid] = _Taken(config["number"], visit, seat)
+            return True
+
+    def advance(self, pid: int) -> dict[str, Any]:
+        """See ``Visit.advance``."""
+        return self._taken[pid].visit.advance()
+
+    def end(self, pid: int) -> None:
+        """The trial ends, if it has not."""
+        taken = self._taken.get(pid)
+        if taken is not None:
+            taken.visit.stop()
+            with self._lock:
+                if self._taken.get(pid) is taken:
+                    del self._taken[pid]
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """A seat's trial in an engine."""
+
+    number: int
+    visit: Visit
+    seat: psutil.Process
+
+
+def lives(process: psutil.Process) -> bool:
+    """Whether a process is there, and not only its entry in the table."""
+    # The status of one that has just gone cannot be read.
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+class _Engines:
+    """The engines of a search, as a ``Place``."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._actors = [ray.get_actor(name) for name in names]
+
+    def begin(self, config: dict[str, Any]) -> Seat:
+        """A trial that goes to an engine when it is first advanced.
+
+        Not now: Tune starts an actor for a trial that, until it is there, may run in another.
+        """
+        return Seat(self, config)
+
+    def take(self, config: dict[str, Any]) -> Any:
+        """The engine that now has the trial: one with room, where there is most of it.
+
+        Raises:
+            RayActorError: an engine has died, and is not there again.
+        """
+        number, count = config["number"], len(self._actors)
+        end = time.monotonic() + _RESTART_SECONDS
+        while True:
+            try:
+                free = ray.get([actor.free.remote(number) for actor in self._actors])
+                # Of seats that look at the same moment, not all are to go to the same one.
+                for place in sorted(range(count), key=lambda i: (-free[i], (i - number) % count)):
+                    actor = self._actors[place]
+                    if ray.get(actor.begin.remote(config, os.getpid())):
+                        return actor
+            except RayActorError:
+                # One has died, and Ray is starting it anew.
+                if time.monotonic() > end:
+                    raise
+            time.sleep(_PAUSE_SECONDS)
+
+
+class Seat:
+    """A ``Visit`` that takes place in an engine."""
+
+    def __init__(self, engines: _Engines, config: dict[str, Any]) -> None:
+        self._engines, self._config = engines, config
+        self._actor: Any = None
+
+    def advance(self) -> dict[str, Any]:
+        """See ``Visit.advance``."""
+        if self._actor is None:
+            self._actor = self._engines.take(self._config)
+        found: dict[str, Any] = ray.get(self._actor.advance.remote(os.getpid()))
+        return found
+
+    def stop(self) -> None:
+        """See ``Visit.stop``."""
+        # With its engine, the trial has ended too.
+        with contextlib.suppress(RayActorError):
+            if self._actor is not None:
+                ray.get(self._actor.end.remote(os.getpid()))

@@ -22,15 +22,23 @@ class Allocation:
         workers: trials at a time.
         threads: CPU threads of each worker.
         gpus: GPUs of each worker; 0 on a machine without.
+        pack: trials that each worker trains together.
     """
 
     workers: int
     threads: int
     gpus: float
+    pack: int = 1
+
+    @property
+    def trials(self) -> int:
+        """Trials at a time."""
+        return self.workers * self.pack
 
     def __str__(self) -> str:
         thing = f"{self.gpus:g} GPU" if self.gpus else f"{self.threads} CPU thread(s)"
-        return f"{self.workers} worker(s) of {thing}"
+        packed = f", {self.pack} trials in each" if self.pack > 1 else ""
+        return f"{self.workers} worker(s) of {thing}{packed}"
 
 
 def visible_cores() -> int:

@@ -1,4 +1,4 @@
-"""How a search computes with NF4 weights: settled once for all workers, and for every resume."""
+"""What memory settles, once for all workers: their number, and how they compute with NF4."""
 
 from __future__ import annotations
 
@@ -12,11 +12,40 @@ from ..trainer.adapter import rewrites_base
 from ..trainer.base import BaseSpec
 from ..trainer.folder import RunFolder
 from ..trainer.precision import compute_dtype
-from ..trainer.unpacking import Unpacking, choose_unpacking, free_here, free_on_gpus
+from ..trainer.unpacking import PROCESS, Unpacking, choose_unpacking, free_here, free_on_gpus
 from .preflight import lora_choices
 from .resources import Allocation
 
 _KEY = "model.quantization_compute"
+_NF4 = 0.6
+"""Bytes of an NF4 weight, with its scales."""
+
+
+def settle_workers(
+    space: Space, spec: BaseSpec, model: nn.Module, allocation: Allocation, cores: int
+) -> Allocation:
+    """No more workers than memory is enough for, where their number is ours to choose.
+
+    On GPUs there are as many as there are GPUs, and memory is theirs. Elsewhere each has a base of
+    its own: as in ``choose_unpacking``, it wants twice the weights and 1 GiB.
+
+    Args:
+        space: validated.
+        spec: of its model.
+        model: its modules, without weights.
+        allocation: the most that the machine's cores allow.
+        cores: of the machine.
+    """
+    if allocation.gpus or space.resources.workers != "auto":
+        return allocation
+    width = _NF4 if spec.quantization != "none" else _width(spec, 0)
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    most = int(free_here(torch.device("cpu")) / (2 * width * weights + PROCESS))
+    workers = max(1, min(allocation.workers, most))
+    asked = space.resources.threads
+    return replace(
+        allocation, workers=workers, threads=cores // workers if asked == "auto" else asked
+    )
 
 
 def settle_unpacking(

@@ -123,6 +123,8 @@ class SearchBlock(Block):
     """At most between two checkpoints of a trial; every evaluation makes one too."""
     retries: Annotated[int, Field(ge=0)] = 3
     """How often a trial whose worker died is taken up again."""
+    pack: Count | Literal["auto"] = "auto"
+    """Trials that a worker (a GPU) trains in one pass; `auto` measures whether that is faster."""
     baseline: bool = True
     """Run a published default configuration as trial 0, to have something to beat."""
 
@@ -135,7 +137,7 @@ class ResourcesBlock(Block):
     threads: Count | Literal["auto"] = "auto"
     """CPU threads a worker; `auto` shares the cores out."""
     gpus_per_trial: Annotated[float, Field(gt=0)] = 1.0
-    """GPUs a trial on a machine that has any; 0.5 puts two trials on one."""
+    """GPUs a worker on a machine that has any; 0.5 puts two on one, each with a base of its own."""
 
 
 @dataclass(frozen=True)

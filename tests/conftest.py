@@ -11,6 +11,8 @@ from pathlib import Path
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# Ray gives its workers the lowest priority: beside other work they would hardly run.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 import pytest
 

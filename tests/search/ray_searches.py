@@ -75,7 +75,7 @@ def ray_search(wanted: TinySearch) -> RunFolder:
     ready = preflight(space)
     ready.data.save(run.data)
     ledger = Ledger(space, run, Study(space, run.study, run.name))
-    ray_tune.start_ray(TWO)
+    ray_tune.start_ray(2)
     try:
         ray_tune.fit(ledger, ready.spec.to_dict(), None, TWO, lambda: False, _unheard)
     finally:

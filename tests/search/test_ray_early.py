@@ -16,17 +16,13 @@ import pytest
 from rich.console import Console
 from tune_lora.search import driver, ray_tune
 from tune_lora.search.ray_early import EarlyRay
-from tune_lora.search.resources import Allocation
 from tune_lora.spaces import Space, SpaceError
-
-ONE = Allocation(workers=1, threads=1, gpus=0.0)
 
 _PROGRAM = """
 import psutil, time
 from tune_lora.search.ray_early import EarlyRay
-from tune_lora.search.resources import Allocation
 
-early = EarlyRay(Allocation(1, 1, 0.0))
+early = EarlyRay(1)
 assert early.wait()()
 print(*(child.pid for child in psutil.Process().children(recursive=True)), flush=True)
 time.sleep(600)
@@ -42,7 +38,7 @@ class Stub:
         monkeypatch.setattr(ray_tune, "start_ray", self.start)
         monkeypatch.setattr(ray_tune, "stop_ray", lambda: self.done.append("stopped"))
 
-    def start(self, allocation: Allocation) -> Callable[[], bool]:
+    def start(self, cores: int) -> Callable[[], bool]:
         time.sleep(0.2)
         self.done.append(f"started by {threading.current_thread().name}")
         if self.error is not None:
@@ -52,7 +48,7 @@ class Stub:
 
 def test_it_is_stopped_once_however_early(monkeypatch: pytest.MonkeyPatch) -> None:
     stub = Stub(monkeypatch)
-    early = EarlyRay(ONE)
+    early = EarlyRay(1)
     early.stop()
     early.stop()
     assert stub.done == ["started by ray", "stopped"]
@@ -62,7 +58,7 @@ def test_what_start_raises_is_raised_where_it_is_waited_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     stub = Stub(monkeypatch, ConnectionError("no port is free"))
-    early = EarlyRay(ONE)
+    early = EarlyRay(1)
     with pytest.raises(ConnectionError, match="no port"):
         early.wait()
     early.stop()

@@ -60,9 +60,9 @@ def witness() -> type[TrialWorker]:
                 "devices": os.environ.get("CUDA_VISIBLE_DEVICES"),
                 "threads": os.environ.get("OMP_NUM_THREADS"),
             }
-            with (self._root.root / "notes.jsonl").open("a", encoding="utf-8") as file:
+            with (self._place.root.root / "notes.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(note) + "\n")
-            mark = self._root.root / "killed-once"
+            mark = self._place.root.root / "killed-once"
             once = result["number"] == 0 and not mark.exists()
             if result["step"] == 2 and (result["number"] == 1 or once):
                 if once:
@@ -93,7 +93,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, pairs: Path) -> Iterator[RunFo
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ray_tune, "TrialWorker", witness())
-        ray_tune.start_ray(allocation, gpus=2)
+        ray_tune.start_ray(2, gpus=2)
         try:
             ray_tune.fit(ledger, ready.spec.to_dict(), None, allocation, lambda: False, note)
         finally:

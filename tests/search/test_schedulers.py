@@ -17,8 +17,8 @@ from modelless import space_in
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from tune_lora.search.ledger import Ledger
+from tune_lora.search.place import as_told
 from tune_lora.search.ray_schedulers import make_scheduler, quantiles
-from tune_lora.search.ray_worker import as_told
 from tune_lora.spaces import Space
 from tune_lora.trainer.config import TrialConfig
 from tune_lora.trainer.folder import RunFolder

@@ -12,6 +12,7 @@ import pytest
 from tune_lora.search import ray_tune
 from tune_lora.search.driver import new_run
 from tune_lora.search.ledger import Ledger
+from tune_lora.search.place import Place
 from tune_lora.search.preflight import preflight
 from tune_lora.search.ray_worker import TrialWorker
 from tune_lora.search.resources import Allocation
@@ -26,18 +27,21 @@ MIB = 2**20
 def worker(leaked: int) -> type[TrialWorker]:
     """A worker that keeps so many bytes of every trial, and notes which process trained it."""
 
-    class Leaking(TrialWorker):
+    class LeakingPlace(Place):
         bound = 48 * MIB
 
-        def _train(self, config: Any, *given: Any) -> Any:
-            result = super()._train(config, *given)
+        def run(self, config: dict[str, Any], report: Any) -> Any:
+            result = super().run(config, report)
             if not hasattr(self, "kept"):
                 self.kept: list[bytes] = []
             self.kept.append(os.urandom(leaked))
-            note = json.dumps({"trial": config.number, "pid": os.getpid()})
-            with (self._root.root / "notes.jsonl").open("a", encoding="utf-8") as file:
+            note = json.dumps({"trial": config["number"], "pid": os.getpid()})
+            with (self.root.root / "notes.jsonl").open("a", encoding="utf-8") as file:
                 file.write(note + "\n")
             return result
+
+    class Leaking(TrialWorker):
+        kind = LeakingPlace
 
     return Leaking
 
@@ -45,7 +49,7 @@ def worker(leaked: int) -> type[TrialWorker]:
 @pytest.fixture(scope="module")
 def ray() -> Iterator[Allocation]:
     allocation = Allocation(workers=1, threads=1, gpus=0.0)
-    ray_tune.start_ray(allocation)
+    ray_tune.start_ray(1)
     yield allocation
     ray_tune.stop_ray()
 

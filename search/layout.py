@@ -1,0 +1,214 @@
+"""How many workers, of how many threads, with how many trials in a pass: settled by measurement.
+
+Once, before the search, where its arithmetic is worth the half minute that measuring takes.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..spaces import Space, SpaceError
+from ..trainer.adapter import rewrites_base
+from ..trainer.base import pick_device
+from ..trainer.config import TrialConfig
+from ..trainer.folder import RunFolder
+from ..trainer.packable import can_pack
+from ..trainer.precision import compute_dtype
+from .perturb import drawn
+from .preflight import Preflight, lora_choices
+from .resources import Allocation
+
+logger = logging.getLogger(__name__)
+
+_PACKS = (2, 4)
+"""Trials that are tried together: each row more gains less, and costs the memory of its pass."""
+_PACK_GAIN, _LAYOUT_GAIN = 1.2, 1.05
+"""Passes a second, against those without, from which packing, which costs processes, is worth it,
+and fewer workers of more threads, which need less memory."""
+_PATIENCE = 300
+"""Seconds for the measurement."""
+_DRAWS = 32
+_LEAST = 900.0
+"""Seconds of arithmetic in a search from which it is worth measuring: of those, it takes 3%."""
+_CORE, _GPU = 4e10, 2e13
+"""Operations a second, for that estimate: of a core, what SmolLM2-135M was seen to get in fp32."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What was settled.
+
+    Attributes:
+        allocation: with its workers, threads and pack.
+        reason: in words; None where nothing was in question.
+    """
+
+    allocation: Allocation
+    reason: str | None = None
+
+    def to_dict(self, cores: int) -> dict[str, Any]:
+        """For ``run.json``."""
+        taken = self.allocation
+        return {
+            "cores": cores,
+            "gpus": taken.gpus,
+            "workers": taken.workers,
+            "threads": taken.threads,
+            "pack": taken.pack,
+        }
+
+
+def settle_layout(
+    space: Space, ready: Preflight, allocation: Allocation, cores: int, run: RunFolder
+) -> Layout:
+    """Settle what of ``resources.workers``, ``resources.threads`` and ``search.pack`` is ``auto``.
+
+    Args:
+        space: validated.
+        ready: its model and data.
+        allocation: the most workers that there can be.
+        cores: of this machine.
+        run: a run that was begun goes on as it began, on a machine like the one it was begun on.
+
+    Raises:
+        SpaceError: ``search.pack`` is a number, and the space's trials forbid it.
+    """
+    asked = space.search.pack
+    changing = _changing(space)
+    if changing and asked not in (1, "auto"):
+        rule = f"{changing} changes the base that packed trials share; write 1 or auto"
+        raise SpaceError.single("search.pack", asked, rule)
+    if asked != "auto":
+        allocation = replace(allocation, pack=asked)
+    layouts = _layouts(space, allocation, cores)
+    begun = _begun(run, allocation, cores)
+    if begun is not None:
+        open_ = ["workers", "threads"] if len(layouts) > 1 else []
+        open_ += ["pack"] if asked == "auto" else []
+        return Layout(replace(allocation, **{key: begun[key] for key in open_}))
+    trials, can_share = _some(space, ready)
+    packs: list[int] = []
+    if asked == "auto" and not changing and can_share:
+        packs = [n for n in _PACKS if n * allocation.workers <= space.search.trials]
+    worth = _arithmetic(space, ready, trials) >= _LEAST * _speed(allocation)
+    if not worth or (len(layouts) < 2 and not packs):
+        return Layout(allocation)
+    return _measured(trials[0], ready, allocation, layouts, packs)
+
+
+def _layouts(space: Space, allocation: Allocation, cores: int) -> list[tuple[int, int]]:
+    """Workers and threads to try, most workers first."""
+    found = [(allocation.workers, allocation.threads)]
+    if allocation.gpus or space.resources.workers != "auto" or space.resources.threads != "auto":
+        return found
+    while found[-1][0] > 1:
+        workers = found[-1][0] // 2
+        found.append((workers, cores // workers))
+    return found
+
+
+def _begun(run: RunFolder, allocation: Allocation, cores: int) -> Mapping[str, Any] | None:
+    """The layout that the run was begun with, where this machine is like that one."""
+    if not run.about.is_file():
+        return None
+    begun: Mapping[str, Any] = run.read_about()["layout"]
+    same = (begun["cores"], begun["gpus"]) == (cores, allocation.gpus)
+    return begun if same else None
+
+
+def _changing(space: Space) -> str | None:
+    """The key whose choices rewrite or train base weights."""
+    if any(rewrites_base(init) for init in lora_choices(space, "init_lora_weights")):
+        return "lora.init_lora_weights"
+    if any(bias not in (None, "none") for bias in lora_choices(space, "bias")):
+        return "lora.bias"
+    if any(lora_choices(space, "layer_replication")):
+        return "lora.layer_replication"
+    return None
+
+
+def _some(space: Space, ready: Preflight) -> tuple[list[TrialConfig], bool]:
+    """Trials drawn at random, and whether every one of them can be packed."""
+    spec, dice, trials = ready.spec, random.Random(space.search.seed), []
+    for _ in range(_DRAWS):
+        values = space.sample(lambda name, domain: drawn(domain, dice))
+        trials.append(TrialConfig(0, spec.task, values["lora"], values["train"], space.rungs()))
+    dtype = compute_dtype(spec.dtype, pick_device())
+    return trials, all(can_pack(trial, ready.modules, dtype) for trial in trials)
+
+
+def _arithmetic(space: Space, ready: Preflight, trials: Sequence[TrialConfig]) -> float:
+    """About how many operations the search takes: two a weight and token, forward and backward."""
+    rows = sum(trial.effective_batch * trial.max_steps for trial in trials) / len(trials)
+    weights = int(ready.modules.num_parameters())
+    return 4.0 * weights * _row(ready) * rows * space.search.trials
+
+
+def _row(ready: Preflight) -> int:
+    """Tokens of a row."""
+    stats = ready.data.stats["train"]
+    return max(8, round(stats["tokens"] / max(1, stats["rows"])))
+
+
+def _speed(allocation: Allocation) -> float:
+    """Operations a second of the whole machine."""
+    if allocation.gpus:
+        return _GPU * allocation.workers * allocation.gpus
+    return _CORE * allocation.workers * allocation.threads
+
+
+def _measured(
+    trial: TrialConfig,
+    ready: Preflight,
+    allocation: Allocation,
+    layouts: Sequence[tuple[int, int]],
+    packs: Sequence[int],
+) -> Layout:
+    question = {
+        "spec": ready.spec.to_dict(),
+        "trial": trial.to_dict(),
+        "tokens": _row(ready),
+        "layouts": layouts,
+        "packs": packs,
+    }
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "tune_lora.trainer.probe"],
+            input=json.dumps(question),
+            capture_output=True,
+            text=True,
+            timeout=_PATIENCE,
+            check=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        found: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
+        return _chosen(found, allocation)
+    except (subprocess.SubprocessError, ValueError, LookupError) as error:
+        said = getattr(error, "stderr", None) or str(error)
+        logger.warning("how trials train fastest could not be measured: %s", said.strip()[-500:])
+        return Layout(allocation, "could not be measured")
+
+
+def _chosen(found: Sequence[Mapping[str, Any]], allocation: Allocation) -> Layout:
+    """The fastest, of like ones the one of the most workers without packing."""
+    best = found[0]
+    for one in found[1:]:
+        gain = _PACK_GAIN if one["pack"] > best["pack"] == 1 else _LAYOUT_GAIN
+        if one["rate"] > gain * best["rate"]:
+            best = one
+    taken = replace(allocation, workers=best["workers"], threads=best["threads"], pack=best["pack"])
+    shown = ", ".join(f"{one['rate']:.2f} by {_words(one)}" for one in found)
+    return Layout(taken, f"measured passes a second: {shown}")
+
+
+def _words(one: Mapping[str, Any]) -> str:
+    said = f"{one['workers']} x {one['threads']} thread(s)"
+    return f"{said} with {one['pack']} trials in each" if one["pack"] > 1 else said

@@ -1,0 +1,198 @@
+"""A process in which trials run: one base, one view of the data, one trial after another.
+
+With packing, several at a time: see ``trainer.pack``. Nothing here knows Ray.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from ..trainer.config import TrialConfig
+from ..trainer.errors import DiskFullError
+from ..trainer.folder import RunFolder, disk_full
+from ..trainer.result import TrialResult, TrialState
+from .stepped import SteppedTrial
+
+
+class OutgrownError(Exception):
+    """The process holds more than it did; its trial had better go to a fresh one."""
+
+
+class Place:
+    """Loads the base once, at the first trial, and lends it to every one.
+
+    Attributes:
+        bound: bytes by which the process may outgrow what it held after its first trial; None for
+            ``growth.BOUND``.
+
+    Args:
+        root: of the run folder.
+        spec: of the base, ``BaseSpec.to_dict()``.
+        tracking: fields of ``WandbSettings``; None tracks nothing.
+        threads: CPU threads.
+        packed: whether trials may run side by side.
+    """
+
+    bound: int | None = None
+
+    def __init__(
+        self,
+        root: str,
+        spec: dict[str, Any],
+        tracking: dict[str, Any] | None,
+        threads: int,
+        *,
+        packed: bool = False,
+    ) -> None:
+        self.root, self._spec, self._tracking = RunFolder.open(root), spec, tracking
+        self._threads, self._packed = threads, packed
+        self._loading = threading.Lock()
+        self._base: Any = None
+        self._data: Any = None
+        self._pack: Any = None
+        self._growth: Any = None
+
+    def begin(self, config: dict[str, Any]) -> Visit:
+        """A trial, ready to be advanced; nothing heavy happens before.
+
+        Args:
+            config: ``trial`` (a ``TrialConfig`` as JSON), ``score_base`` (whether to score the
+                untouched base first) and, for a stopped trial that is finished, ``audit``.
+        """
+        return Visit(self, config)
+
+    def run(self, config: dict[str, Any], report: Callable[[TrialResult], bool]) -> TrialResult:
+        """The whole trial, in this thread."""
+        trial = TrialConfig.from_dict(json.loads(config["trial"]))
+        try:
+            with self._loading:
+                self._load()
+            if self._pack is None:
+                return self._train(trial, config, report, self._base)
+            with self._pack.member(trial) as base:
+                return self._train(trial, config, report, base)
+        except (DiskFullError, OutgrownError):
+            raise
+        except Exception as error:
+            if disk_full(error, self.root.root):
+                raise DiskFullError(f"{self.root.root}: the disk is full") from error
+            # run_trial catches what a trial does; this is the base or the data failing to load.
+            failed = TrialResult(trial.number, TrialState.RUNNING, trial.to_dict())
+            return failed.ended(TrialState.FAILED, traceback.format_exc())
+
+    def _load(self) -> None:
+        # torch is first imported here, in the worker, after Ray has set CUDA_VISIBLE_DEVICES.
+        import torch
+
+        from ..trainer import base, data, pack
+
+        torch.set_num_threads(self._threads)
+        self._check_growth()
+        if self._base is None or self._base.spoiled:
+            self._base = None
+            self._base = base.load_base(base.BaseSpec.from_dict(self._spec))
+            self._pack = pack.Pack(self._base) if self._packed else None
+        self._data = self._data or data.TokenizedData.load(self.root.data)
+
+    def _check_growth(self) -> None:
+        """Before every trial but the first, unless trials run side by side.
+
+        Raises:
+            OutgrownError: another process had better take the trial.
+        """
+        from ..trainer import growth
+
+        if self._packed:
+            return
+        if self._growth is None:
+            self._growth = growth.Growth(self.bound or growth.BOUND)
+        elif said := self._growth.excess():
+            raise OutgrownError(said)
+
+    def _train(
+        self,
+        trial: TrialConfig,
+        config: dict[str, Any],
+        report: Callable[[TrialResult], bool],
+        base: Any,
+    ) -> TrialResult:
+        from ..trainer import run, tracking
+
+        # A trial that was paused begins anew, but the base has its score.
+        if config["score_base"] and self.root.read_base() is None:
+            batch = int(trial.train["per_device_eval_batch_size"])
+            self.root.write_base(run.score_base(base, self._data, batch))
+        settings = tracking.WandbSettings(**self._tracking) if self._tracking else None
+        folder = self.root.trial(trial.number)
+        tracker = None
+        if config.get("audit"):
+            folder = folder.audit
+        else:
+            tracker = tracking.make_tracker(settings, trial)
+        return run.run_trial(trial, base, self._data, report, folder, tracker, resume=True)
+
+
+class Visit:
+    """One trial at a place, from evaluation to evaluation."""
+
+    def __init__(self, place: Place, config: dict[str, Any]) -> None:
+        self._audit = bool(config.get("audit"))
+        self._trial = SteppedTrial(lambda report: place.run(config, report))
+
+    def advance(self) -> dict[str, Any]:
+        """Train to the next evaluation; what the driver is to know of it, as plain data.
+
+        Raises:
+            OutgrownError: see ``Place``.
+        """
+        try:
+            result = self._trial.advance()
+        except DiskFullError as error:
+            return {"halt": str(error), "done": True}
+        return as_told(result, audit=self._audit)
+
+    def stop(self) -> None:
+        """Let the trial clean up after itself."""
+        self._trial.stop()
+
+
+def as_told(result: TrialResult, *, audit: bool) -> dict[str, Any]:
+    """What the driver is told of a trial at an evaluation, and at its end.
+
+    There is no ``eval_loss`` where the step was not evaluated, because the trial failed there, say:
+    at that rung it has none.
+    """
+    told = {
+        "number": result.number,
+        "step": result.step,
+        "baseline": result.baseline,
+        "audit": audit,
+        "result": json.dumps(result.to_dict()),
+        "done": result.state.finished,
+    }
+    if result.evaluations and result.evaluations[-1].step == result.step:
+        told["eval_loss"] = result.evaluations[-1].eval_loss
+    return told
+
+
+def from_told(told: dict[str, Any]) -> TrialResult:
+    """The result in what ``as_told`` made."""
+    return TrialResult.from_dict(json.loads(told["result"]))
+
+
+def as_config(config: TrialConfig, *, score_base: bool = False) -> dict[str, Any]:
+    """Ray's configuration of a trial: what a worker is told.
+
+    Args:
+        config: what to train.
+        score_base: whether to score the untouched base first.
+    """
+    return {
+        "trial": json.dumps(config.to_dict()),
+        "number": config.number,
+        "score_base": score_base,
+    }

@@ -1,10 +1,14 @@
-"""A causal model's loss from the logits of supervised positions alone.
+"""A causal model's loss without padding, from the logits of supervised positions alone.
 
 Logits over a vocabulary are the largest activation of a step, and those of a prompt count for
 nothing: here the output head sees only the positions whose next token has a label. Its input is
 gathered from ``[rows, tokens, hidden]`` to ``[1, positions, hidden]``, so that what a model does to
 its logits one by one (a scale, a softcap) stays valid. The loss is transformers'
 ``ForCausalLMLoss``, term by term.
+
+Where rows of a batch differ in length, they go through the model one after the other, as a single
+row without padding, each counted from position 0: transformers' attention masks keep such documents
+apart (``find_packed_sequence_indices`` in its masking_utils.py).
 """
 
 from __future__ import annotations
@@ -33,6 +37,9 @@ _BARE_HEADS = {
     "qwen3",
 }
 """Model types whose logits are what the head returns, with nothing done to them afterwards."""
+_BY_POSITION = {"falcon", "gpt2", "gpt_neox", "llama", "mistral", "phi3", "qwen2", "qwen3"}
+"""Model types that tell documents in a row apart by the positions of their tokens."""
+_FLASH = ("flash_attention_2", "flash_attention_3")
 
 
 def gathers(model: Any, task: str) -> bool:
@@ -64,12 +71,54 @@ def supervised_loss(model: Any, batch: Mapping[str, Any]) -> tuple[torch.Tensor,
         The negative log-likelihood in nats, a scalar with a gradient (0 where nothing is
         supervised), and how many tokens it is of.
     """
+    batch = flattened(model, batch)
     gather = _Gather(batch["labels"], model.config.model_type)
     logits = gather.logits(model, batch)
     if gather.fused is not None:
         return gather.fused, len(gather.targets)
     total = functional.cross_entropy(logits.float(), gather.targets, reduction="sum")
     return total, len(gather.targets)
+
+
+def flattened(model: Any, batch: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+    """The batch as one row without padding, where the model allows it and it is less work.
+
+    Except to flash attention, tokens of other rows are work too, if masked: for a layer of width
+    ``h`` (12 h² weights) and ``t`` tokens in a row, 24 h² t operations and 4 h t² of attention.
+
+    Args:
+        model: a causal one.
+        batch: ``input_ids``, ``attention_mask`` and ``labels``, ``[rows, tokens]``, padded on the
+            right.
+
+    Returns:
+        ``input_ids``, ``position_ids`` and ``labels``, ``[1, tokens that are no padding]``; or the
+        batch itself.
+    """
+    mask = batch["attention_mask"].bool()
+    rows, longest = mask.shape
+    total = int(mask.sum())
+    if total == mask.numel() or not _tells_apart(model):
+        return batch
+    width = model.config.get_text_config().hidden_size
+    flash = model.config._attn_implementation in _FLASH
+    if not flash and (6 * width + total) * total > (6 * width + longest) * rows * longest:
+        return batch
+    positions = torch.arange(longest, device=mask.device).expand(rows, -1)
+    labels = batch["labels"].clone()
+    # No row's first token is predicted, least of all from the row before.
+    labels[:, 0] = IGNORE
+    found = {"input_ids": batch["input_ids"], "position_ids": positions, "labels": labels}
+    return {key: values[mask].unsqueeze(0) for key, values in found.items()}
+
+
+def _tells_apart(model: Any) -> bool:
+    config = model.config
+    noisy = hasattr(model.get_input_embeddings(), "neftune_noise_alpha")
+    # NEFTune's noise goes by the length of a row.
+    alibi = getattr(config, "alibi", False)
+    known = config._attn_implementation in ("eager", "sdpa", *_FLASH)
+    return config.model_type in _BY_POSITION and known and not noisy and not alibi
 
 
 def row_losses(model: Any, batch: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -114,7 +163,7 @@ class _Gather:
         inputs = {key: value for key, value in batch.items() if key != "labels"}
         hook = model.get_output_embeddings().register_forward_pre_hook(self)
         try:
-            outputs = model(**inputs)
+            outputs = model(**inputs, use_cache=False)
         finally:
             hook.remove()
         return self.picked(outputs["logits"] if isinstance(outputs, dict) else outputs[0])

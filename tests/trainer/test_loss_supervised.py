@@ -11,7 +11,14 @@ from peft import LoraConfig, get_peft_model
 from tiny_models import VOCABULARY, tiny_model
 from torch import nn
 from torch.nn import functional
-from transformers import Gemma2Config, Gemma2ForCausalLM
+from transformers import (
+    CONFIG_MAPPING,
+    AutoModelForCausalLM,
+    FalconConfig,
+    FalconForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+)
 from tune_lora.trainer import loss as module
 from tune_lora.trainer.loss import gathers, supervised_loss
 
@@ -181,3 +188,95 @@ def test_ligers_loss_is_the_stock_one() -> None:
     pytest.importorskip("liger_kernel")
     batch = {key: value.cuda() for key, value in _batch().items()}
     _assert_as_stock(_wearing(tiny_model("llama").cuda()), batch)
+
+
+SIZES = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "pad_token_id": None,
+}
+
+
+def _embedded(model: Any) -> list[tuple[int, ...]]:
+    """The shapes of ids that the model has embedded, a call an entry."""
+    seen: list[tuple[int, ...]] = []
+    model.get_input_embeddings().register_forward_hook(
+        lambda module, args, output: seen.append(tuple(args[0].shape))
+    )
+    return seen
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("kind", sorted(module._BY_POSITION))
+def test_rows_go_through_without_padding(kind: str, attention: str) -> None:
+    """A window of three tokens, where a model has one, is counted in each document."""
+    if kind in ("gpt2", "falcon"):
+        model = tiny_model(kind)
+        model.set_attn_implementation(attention)
+    else:
+        torch.manual_seed(0)
+        windows = {"sliding_window": 3} if kind in ("mistral", "phi3") else {}
+        config = CONFIG_MAPPING[kind](**SIZES, **windows)
+        model = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
+    model = _wearing(model.eval())
+    seen = _embedded(model)
+    _assert_as_stock(model, _batch())
+    assert seen == [(1, 4 + 10 + 7 + 5), (4, 10)]
+
+
+def test_a_row_does_not_see_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the tokens of one row are, the other's loss is the same to the bit."""
+    model, batch = tiny_model("llama").eval(), _batch()
+    batch["labels"][:3] = -100
+    first = supervised_loss(model, batch)[0]
+    batch["input_ids"][:3] = 0
+    assert torch.equal(supervised_loss(model, batch)[0], first)
+    batch["input_ids"][3, 0] += 1
+    assert not torch.equal(supervised_loss(model, batch)[0], first)
+
+
+@pytest.mark.parametrize("architecture", ["bloom", "opt"])
+def test_models_that_count_otherwise_get_rows(architecture: str) -> None:
+    model = _wearing(tiny_model(architecture).eval())
+    seen = _embedded(model)
+    supervised_loss(model, _batch())
+    assert seen == [(4, 10)]
+
+
+def test_alibi_gets_rows() -> None:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = FalconForCausalLM(FalconConfig(vocab_size=VOCABULARY, alibi=True, **sizes)).eval()
+    seen = _embedded(model)
+    _assert_as_stock(model, _batch())
+    assert seen[0] == (4, 10)
+
+
+def test_noise_that_goes_by_a_rows_length_gets_rows() -> None:
+    model = tiny_model("llama")
+    seen = _embedded(model)
+    model.get_input_embeddings().neftune_noise_alpha = 5.0
+    supervised_loss(model, _batch())
+    assert seen == [(4, 10)]
+
+
+@pytest.mark.parametrize(("lengths", "flat"), [((600, 500), False), ((600, 100), True)])
+def test_long_rows_stay_apart_where_attention_would_cost_more(
+    lengths: tuple[int, int], flat: bool
+) -> None:
+    """With width 32, two rows of 600 padded are 2 x 600 x (192 + 600) = 950,400 units of work; in
+    one row they are 1100 x (192 + 1100) = 1,421,200, or 700 x (192 + 700) = 624,400."""
+    mask = (torch.arange(600) < torch.tensor(lengths)[:, None]).long()
+    ids = torch.ones_like(mask)
+    batch = {"input_ids": ids, "attention_mask": mask, "labels": ids}
+    found = module.flattened(tiny_model("llama"), batch)
+    assert found["input_ids"].shape == ((1, sum(lengths)) if flat else (2, 600))
+
+
+def test_a_batch_without_padding_is_left_alone() -> None:
+    batch = {key: values[1:2] for key, values in _batch().items()}
+    assert module.flattened(tiny_model("llama"), batch) is batch

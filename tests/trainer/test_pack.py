@@ -178,8 +178,8 @@ def test_quantized(
         together.start(config, report=stop_one)
     found = together.end()
     for number, outcome in found.items():
-        # In bf16 sums of other shapes round otherwise, in the third digit.
-        assert_same(outcome, expected[number], 2e-5 if dtype == "fp32" else 2e-2)
+        # In bf16 sums of other shapes round otherwise: alone, a trial's rows have no padding.
+        assert_same(outcome, expected[number], 2e-5 if dtype == "fp32" else 5e-2)
     assert max(together.sizes) == 5
     assert checksum(base.model) == before
 

@@ -1,6 +1,6 @@
 # make search     the example search on a real model, from nothing to a ranked leaderboard
 # make test       the tests
-# make test-slow  those that take minutes: twenty kills over one search
+# make test-slow  those that take minutes: twenty kills over one search, a disk that fills up
 # make check      ruff and mypy
 # make bench      whole searches against peers: hours on two idle cores; DATA=pairs.jsonl
 #
@@ -21,7 +21,7 @@ search: $(VENV)/.installed
 	$(BIN)/tune-lora search spaces/llama.yaml
 
 test: $(VENV)/.installed $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(VENV)/.installed $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow

@@ -63,6 +63,7 @@ def test_full_at_any_moment_then_freed(small: Small, disk: Path, moment: str) ->
     }.items()
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_under_ray(
     space_file: Callable[..., Path], disk: Path, command: Command
 ) -> None:

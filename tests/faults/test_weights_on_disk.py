@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pytest
 from tune_lora.trainer.folder import RunFolder
 from whole_searches import numbers, trial_rows
 
@@ -39,6 +40,7 @@ def moments(process: subprocess.Popen[str], root: Path) -> Iterator[set[Path]]:
         before = now
 
 
+@pytest.mark.slow
 def test_no_more_than_the_best_and_those_that_run(
     space_file: Callable[..., Path],
     tmp_path: Path,

@@ -1,0 +1,160 @@
+"""What each lever is worth: a training step of one worker with it and without, everything else on.
+
+    python benchmarks/levers.py --data PAIRS.jsonl [--rounds 5] [--out FILE.json]
+
+SmolLM2-135M in NF4 and LoRA (r 16, all-linear) on one thread: forward and backward of batches of
+four pairs, the same ones for every variant, variants taken in turn within a round. CPU seconds,
+for this process has nothing to wait for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from configurations import MODEL
+from tune_lora.spaces import ModelBlock, Space, load_space
+from tune_lora.trainer import loss as losses
+from tune_lora.trainer.adapter import attached
+from tune_lora.trainer.base import BaseModel, BaseSpec, load_base, load_tokenizer
+from tune_lora.trainer.config import TrialConfig
+from tune_lora.trainer.data import IGNORE, tokenize
+
+STEPS, BATCH = 8, 4
+Batch = dict[str, torch.Tensor]
+Step = Callable[[Any, Batch], torch.Tensor]
+
+
+def space_of(data: Path, folder: Path) -> Space:
+    path = folder / "space.yaml"
+    blocks = {"model": {"name": MODEL}, "data": {"train": str(data), "max_length": 256}}
+    path.write_text(json.dumps(blocks), encoding="utf-8")
+    return load_space(path)
+
+
+def batches_of(
+    rows: list[Mapping[str, list[int]]], pad: int, length: int | None = None
+) -> list[Batch]:
+    """Rows in their order, so many a batch, padded to the longest or to ``length``."""
+    made = []
+    for start in range(0, len(rows), BATCH):
+        part = rows[start : start + BATCH]
+        longest = length or max(len(row["input_ids"]) for row in part)
+        filled: dict[str, list[list[int]]] = {"input_ids": [], "attention_mask": [], "labels": []}
+        for row in part:
+            ids, missing = row["input_ids"], longest - len(row["input_ids"])
+            filled["input_ids"].append([*ids, *[pad] * missing])
+            filled["attention_mask"].append([1] * len(ids) + [0] * missing)
+            filled["labels"].append([*row["labels"], *[IGNORE] * missing])
+        made.append({key: torch.tensor(values) for key, values in filled.items()})
+    return made
+
+
+def ours(model: Any, batch: Batch) -> torch.Tensor:
+    total, count = losses.supervised_loss(model, batch)
+    return total / count
+
+
+def everywhere(model: Any, batch: Batch) -> torch.Tensor:
+    """Logits of every position."""
+    loss: torch.Tensor = model(**losses.flattened(model, batch), use_cache=False).loss
+    return loss
+
+
+@contextmanager
+def padded() -> Iterator[None]:
+    real = losses.flattened
+    losses.flattened = lambda model, batch: batch
+    try:
+        yield
+    finally:
+        losses.flattened = real
+
+
+def seconds(base: BaseModel, trial: TrialConfig, step: Step, batches: list[Batch]) -> float:
+    """CPU seconds a step, after one that warms caches up."""
+    with attached(base, trial) as model:
+        model.train()
+
+        def run(batch: Batch) -> None:
+            with base.autocast():
+                loss = step(model, batch)
+            loss.backward()
+            model.zero_grad()
+
+        run(batches[0])
+        start = time.process_time()
+        for batch in batches:
+            run(batch)
+        return (time.process_time() - start) / len(batches)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--data", type=Path, required=True, help="jsonl of pairs")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--out", type=Path)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    spec = BaseSpec.of(ModelBlock(name=MODEL, quantization="nf4"))
+    kinds = ("dequantized", "bitsandbytes")
+    bases = {kind: load_base(replace(spec, quantization_compute=kind)) for kind in kinds}
+    with tempfile.TemporaryDirectory() as folder:
+        space = space_of(given.data.resolve(), Path(folder))
+        encoded = tokenize(space.data, spec.task, load_tokenizer(spec)).train
+        picked = random.Random(0).sample(range(len(encoded)), 8 * STEPS * BATCH)
+        rows: list[Any] = [encoded[index] for index in picked]
+    pad = bases["dequantized"].tokenizer.pad_token_id
+    mixed = batches_of(rows[: STEPS * BATCH], pad)
+    by_length = sorted(rows[: STEPS * BATCH], key=lambda row: len(row["input_ids"]))
+    grouped = batches_of(by_length, pad)
+    fixed = batches_of(rows[: 2 * BATCH], pad, space.data.max_length)
+    lora = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"}
+    train = {"per_device_train_batch_size": BATCH, "max_steps": STEPS}
+    trial = TrialConfig(0, "CAUSAL_LM", lora, train, (STEPS,))
+
+    def measured(kind: str, step: Step, batches: list[Batch], *, pads: bool = False) -> float:
+        if not pads:
+            return seconds(bases[kind], trial, step, batches)
+        with padded():
+            return seconds(bases[kind], trial, step, batches)
+
+    variants: dict[str, Callable[[], float]] = {
+        "all of them": lambda: measured("dequantized", ours, mixed),
+        "padded to the longest row": lambda: measured("dequantized", ours, mixed, pads=True),
+        "the same, rows of like length": lambda: measured("dequantized", ours, grouped, pads=True),
+        "logits of every position": lambda: measured("dequantized", everywhere, mixed),
+        "NF4 dequantized at each use": lambda: measured("bitsandbytes", ours, mixed),
+        "none of them": lambda: measured("bitsandbytes", everywhere, mixed, pads=True),
+        "none, padded to max_length 256": lambda: measured(
+            "bitsandbytes", everywhere, fixed, pads=True
+        ),
+    }
+    found: dict[str, list[float]] = {name: [] for name in variants}
+    for _ in range(given.rounds):
+        for name, run in variants.items():
+            found[name].append(run())
+    whole = found["all of them"]
+    print("| CPU seconds a step | median | range | against all |")
+    print("| --- | ---: | ---: | ---: |")
+    for name, values in found.items():
+        ratio = statistics.median(v / w for v, w in zip(values, whole, strict=True))
+        middle, low, high = statistics.median(values), min(values), max(values)
+        print(f"| {name} | {middle:.2f} | {low:.2f}-{high:.2f} | {ratio:.2f} |")
+    if given.out is not None:
+        given.out.parent.mkdir(parents=True, exist_ok=True)
+        given.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -104,7 +104,8 @@ def _show(outcome: object, console: object, again: list[str]) -> None:
         console.print(f"\nNo trial ended with a score; see {root}/trials", markup=False)
         raise typer.Exit(1)
     console.print(
-        f"\nLeaderboard: {root}/leaderboard.md (.csv, .json)\n"
+        f"\nReport:      {root}/report.html\n"
+        f"Leaderboard: {root}/leaderboard.md (.csv, .json)\n"
         f"Export it:   tune-lora export {root} --to best-adapter",
         markup=False,
         highlight=False,

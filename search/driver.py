@@ -267,7 +267,21 @@ def _run_locked(
     with _written(run):
         board = leaderboard.build(run)
         render.write(run, board)
+        _write_report(run, board)
     return SearchOutcome(run, board, stop.reason)
+
+
+def _write_report(run: RunFolder, board: leaderboard.Leaderboard) -> None:
+    # plotly and scikit-learn are imported when all else is done, and no sooner.
+    from ..reports.html import to_html
+
+    try:
+        page = to_html(run, board)
+    except Exception:
+        # A figure that cannot be drawn is no reason for a search to fail that has come to its end.
+        logger.exception("the report could not be made; try: tune-lora report %s", run.root)
+        return
+    write_text(run.report, page)
 
 
 def _start_ray(cores: int, closing: ExitStack) -> EarlyRay:

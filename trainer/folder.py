@@ -9,7 +9,7 @@
       base.json             the untouched base model's score
       data/                 tokenized splits (Arrow)
       trials/0007/          metrics.jsonl, result.json, adapter/; checkpoint/ while it runs
-      leaderboard.{csv,json,md}
+      leaderboard.{csv,json,md} report.html
       ray/                  Ray Tune's experiment state
 """
 
@@ -288,6 +288,11 @@ class RunFolder:
     def leaderboard(self, suffix: str) -> Path:
         """The leaderboard file: ``csv``, ``json`` or ``md``."""
         return self.root / f"leaderboard.{suffix}"
+
+    @property
+    def report(self) -> Path:
+        """The whole run on one page."""
+        return self.root / "report.html"
 
     def results(self) -> Iterator[TrialResult]:
         """Every trial's result, by number."""

@@ -1,0 +1,165 @@
+"""Several searches side by side: what each came to, what differs between their spaces."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import yaml
+
+from ..trainer.folder import RunFolder
+from ..trainer.result import TrialResult
+from . import formats
+from .leaderboard import Leaderboard, build, merge
+from .render import to_json
+from .rows import Row
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What one search came to.
+
+    Attributes:
+        run: its name in the comparison.
+        trials: how many it has.
+        best: name of its best trial; None if none is ranked.
+        eval_loss: of that trial, in nats.
+        below_base, below_default: the gain over base model and default configuration, in nats.
+        seconds: its trials took together.
+        fingerprint: of its data; None if it is not known.
+    """
+
+    run: str
+    trials: int
+    best: str | None
+    eval_loss: float | None
+    below_base: float | None
+    below_default: float | None
+    seconds: float
+    fingerprint: str | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Several runs.
+
+    Attributes:
+        board: all of their trials, ranked together; its warnings say if their data differ.
+        standings: what each came to, the best first; those without a score last.
+        differences: of the spaces, by key: a value for each run, in the order of ``board.runs``;
+            None where a run's space does not have the key.
+        results: each run's trials, in the same order.
+    """
+
+    board: Leaderboard
+    standings: tuple[Standing, ...]
+    differences: Mapping[str, tuple[Any, ...]]
+    results: tuple[tuple[TrialResult, ...], ...]
+
+
+def compare(runs: Sequence[RunFolder]) -> Comparison:
+    """Compare runs.
+
+    Args:
+        runs: two or more.
+
+    Raises:
+        TrialError: a file of one of them cannot be read.
+    """
+    boards = [build(run) for run in runs]
+    board = merge(boards)
+    standings = [_standing(name, alone) for name, alone in zip(board.runs, boards, strict=True)]
+    standings.sort(key=lambda s: (s.eval_loss is None, s.eval_loss or 0.0))
+    results = tuple(tuple(run.results()) for run in runs)
+    return Comparison(board, tuple(standings), _differences(runs), results)
+
+
+def _standing(name: str, board: Leaderboard) -> Standing:
+    best, about = board.best, board.about
+    trials = [row for row in board.rows if row.kind != "base"]
+    return Standing(
+        name,
+        len(trials),
+        None if best is None else best.name,
+        None if best is None else best.eval_loss,
+        _gain(best, board.base),
+        _gain(best, board.default),
+        sum(row.seconds for row in trials),
+        about.get("data", {}).get("fingerprint"),
+    )
+
+
+def _gain(best: Row | None, other: Row | None) -> float | None:
+    if best is None or other is None or best.eval_loss is None or other.eval_loss is None:
+        return None
+    return other.eval_loss - best.eval_loss
+
+
+def _differences(runs: Sequence[RunFolder]) -> dict[str, tuple[Any, ...]]:
+    spaces = [_flat(_space(run)) for run in runs]
+    keys = dict.fromkeys(key for space in spaces for key in space)
+    found = {key: tuple(space.get(key) for space in spaces) for key in keys}
+    return {
+        key: values
+        for key, values in found.items()
+        if key != "name" and any(value != values[0] for value in values)
+    }
+
+
+def _space(run: RunFolder) -> Any:
+    if not run.space.is_file():
+        return {}
+    try:
+        return yaml.safe_load(run.space.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError:
+        # The search itself could not go on from it either; its trials still compare.
+        return {}
+
+
+def _flat(value: Any, path: str = "") -> dict[str, Any]:
+    """By dotted path; a domain (a mapping with one of its words) is a value."""
+    if isinstance(value, Mapping) and not (_WORDS & set(value)):
+        found: dict[str, Any] = {}
+        for key, inner in value.items():
+            found |= _flat(inner, f"{path}.{key}" if path else str(key))
+        return found
+    return {path: value} if path else {}
+
+
+_WORDS = {"choice", "uniform", "log_uniform", "int", "log_int", "ratio_of"}
+
+
+def comparison_json(found: Comparison) -> str:
+    """Everything, numbers exact: ``standings``, ``differences``, and the joint ``leaderboard``."""
+    data = {
+        "runs": found.board.runs,
+        "standings": [asdict(standing) for standing in found.standings],
+        "differences": {key: list(values) for key, values in found.differences.items()},
+        "leaderboard": json.loads(to_json(found.board)),
+    }
+    return json.dumps(data, indent=2, default=str) + "\n"
+
+
+HEADS = ("search", "trials", "best", "loss", "below base", "below default", "time", "data")
+"""Of ``standing_cells``."""
+
+
+def standing_cells(standing: Standing) -> tuple[str, ...]:
+    """A line for a reader."""
+    return (
+        standing.run,
+        str(standing.trials),
+        standing.best or formats.ABSENT,
+        formats.loss(standing.eval_loss),
+        formats.loss(standing.below_base),
+        formats.loss(standing.below_default),
+        formats.clock(standing.seconds),
+        (standing.fingerprint or "unknown")[:12],
+    )
+
+
+def difference_cells(key: str, values: Sequence[Any]) -> tuple[str, ...]:
+    """A line for a reader: the key, and what each run has."""
+    return (key, *(formats.brief(value) for value in values))

@@ -1,0 +1,165 @@
+"""The report of a run: verdict, leaderboard, figures, failures, and how to repeat it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+import optuna
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial
+
+from ..spaces import SpaceError, load_space
+from ..trainer.folder import RunFolder
+from ..trainer.result import TrialResult
+from . import formats
+from .edges import at_edges
+from .figures import figures
+from .leaderboard import Leaderboard
+from .page import (
+    Section,
+    advice,
+    caption,
+    document,
+    figure_body,
+    leaderboard_table,
+    table,
+    tiles,
+)
+from .verdict import verdict
+
+
+def to_html(run: RunFolder, board: Leaderboard) -> str:
+    """The whole report.
+
+    Args:
+        run: whose trials, study and space are shown.
+        board: of the run.
+
+    Raises:
+        TrialError: a file of the run cannot be read.
+    """
+    results = tuple(run.results())
+    drawn = figures(board, results, optuna_trials(run))
+    sections = [
+        Section("leaderboard", "Leaderboard", leaderboard_table(board)),
+        *(Section(f.name, f.title, figure_body(f)) for f in drawn),
+        Section("stopping", "Early stopping", _stopping(board)),
+        Section("failures", "Failures", _failures(results)),
+        Section("again", "To repeat it", _again(run, board)),
+    ]
+    return document(board.name, _head(run, board), sections)
+
+
+def optuna_trials(run: RunFolder) -> list[FrozenTrial]:
+    """Optuna's records of a run's trials; none where the run has no study."""
+    if not run.study.is_file():
+        return []
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    storage = RDBStorage(f"sqlite:///{run.study}")
+    names = optuna.get_all_study_names(storage)
+    if not names:
+        return []
+    return optuna.load_study(study_name=names[0], storage=storage).get_trials(deepcopy=False)
+
+
+def _head(run: RunFolder, board: Leaderboard) -> str:
+    about = board.about
+    model, data = about.get("model", {}), about.get("data", {})
+    facts = [model.get("name"), data.get("source"), about.get("started")]
+    known = " · ".join(escape(str(fact)) for fact in facts if fact)
+    notes = [advice(text, caution=True) for text in board.warnings]
+    notes += [advice(text) for text in _edges(run, board)]
+    return (
+        f"<h1>{escape(board.name)}</h1><p class=sub>{known}</p>"
+        f'<p class="verdict">{escape(verdict(board))}</p>{"".join(notes)}{_tiles(board)}'
+    )
+
+
+def _edges(run: RunFolder, board: Leaderboard) -> tuple[str, ...]:
+    if not run.space.is_file():
+        return ()
+    try:
+        return at_edges(board, load_space(run.space))
+    except SpaceError:
+        # A space that this version cannot read any more is no reason to show no report.
+        return ()
+
+
+def _tiles(board: Leaderboard) -> str:
+    best, default, base = board.best, board.default, board.base
+    if best is None or best.eval_loss is None:
+        return ""
+    facts = [(formats.loss(best.eval_loss), f"best {board.metric}, {best.name}")]
+    if default is not None and default.eval_loss is not None and default is not best:
+        gain = default.eval_loss - best.eval_loss
+        facts.append((formats.loss(gain), "below the default configuration"))
+    if base is not None and base.eval_loss is not None:
+        facts.append((formats.loss(base.eval_loss - best.eval_loss), "below the base model"))
+    facts.append((formats.count(best.trainable_parameters), "trainable parameters"))
+    trials = [row for row in board.rows if row.kind != "base"]
+    facts.append((str(len(trials)), "trials"))
+    facts.append((formats.clock(sum(row.seconds for row in trials)), "of training, all trials"))
+    return tiles(facts)
+
+
+def _stopping(board: Leaderboard) -> str:
+    if not board.agreement and not board.audits:
+        return ""
+    rungs = [
+        (str(r.step), formats.short(r.spearman), str(r.trials), str(r.audited))
+        for r in board.agreement
+    ]
+    heads: tuple[str, ...] = ("rung (step)", "Spearman with the final ranking", "trials", "audited")
+    text = table(heads, rungs) if rungs else ""
+    if board.audits:
+        audits = [
+            (
+                str(a.trial),
+                str(a.stopped_at),
+                formats.loss(a.score),
+                formats.loss(a.finished),
+                "yes" if a.wrong else "no",
+            )
+            for a in board.audits
+        ]
+        heads = ("audited trial", "stopped at", "loss then", "at the horizon", "wrongly stopped")
+        text += table(heads, audits)
+    said = "Whether a rung ranked the trials as the horizon did: 1 is the same order, 0 none."
+    return caption(said) + text
+
+
+def _failures(results: Sequence[TrialResult]) -> str:
+    return "".join(
+        f"<details><summary>{escape(result.name)} "
+        f'<span class="state {result.state}">{result.state}</span> after step {result.step}'
+        f"</summary><pre>{escape(_several_lines(result.error))}</pre></details>"
+        for result in results
+        if result.error
+    )
+
+
+def _several_lines(text: str) -> str:
+    """Several lines, without what a browser or terminal would take for a command."""
+    return "\n".join(formats.printable(line) for line in text.splitlines())
+
+
+def _again(run: RunFolder, board: Leaderboard) -> str:
+    about = board.about
+    data: Mapping[str, Any] = about.get("data", {})
+    facts = {
+        "command": about.get("command"),
+        "started": about.get("started"),
+        "model": json.dumps(about["model"]) if "model" in about else None,
+        "data": data.get("source"),
+        "fingerprint": data.get("fingerprint"),
+        "versions": ", ".join(f"{k} {v}" for k, v in about.get("versions", {}).items()),
+    }
+    each = "".join(
+        f"<dt>{name}</dt><dd>{escape(str(fact))}</dd>" for name, fact in facts.items() if fact
+    )
+    space = run.space.read_text(encoding="utf-8") if run.space.is_file() else ""
+    shown = f"<details><summary>space.yaml</summary><pre>{escape(space)}</pre></details>"
+    return f"<dl>{each}</dl>{shown if space else ''}"

@@ -1,0 +1,336 @@
+"""The report: its numbers are the leaderboard's, it needs no network, what is said is text."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from fake_runs import HORIZON, make_run, mixed_run, result
+from hypothesis import given
+from hypothesis import strategies as st
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.trial import create_trial
+from tune_lora.reports import build, to_json
+from tune_lora.reports.edges import at_edges
+from tune_lora.reports.figures import common_rung, pareto
+from tune_lora.reports.html import optuna_trials, to_html
+from tune_lora.spaces import load_space
+from tune_lora.trainer.folder import RunFolder, write_text
+from tune_lora.trainer.result import Evaluation, TrialResult, TrialState
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+SPACE = """
+model: {name: m}
+data: {train: d.jsonl}
+lora:
+  r: {choice: [8, 16, 32]}
+  lora_alpha: {int: [8, 64]}
+  target_modules: {choice: [qv, all-linear]}
+train: {learning_rate: {log_uniform: [1.0e-5, 1.0e-3]}}
+"""
+DISTRIBUTIONS: dict[str, BaseDistribution] = {
+    "lora.r": CategoricalDistribution([8, 16, 32]),
+    "lora.lora_alpha": IntDistribution(8, 64),
+    "train.learning_rate": FloatDistribution(1e-5, 1e-3, log=True),
+}
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, the leaderboard's cells, the figures' data, the visible text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.rows: list[list[str | None]] = []
+        self.heads: list[str] = []
+        self.figures: dict[str, Any] = {}
+        self.words: list[str] = []
+        self._stack: list[tuple[str, str | None]] = []
+        self._table = False
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        self.tags.append((tag, given))
+        self._stack.append((tag, given.get("id")))
+        if tag == "table":
+            self._table = given.get("id") == "rows"
+        if self._table and tag == "tr":
+            self.rows.append([])
+        if self._table and tag == "td":
+            self.rows[-1].append(given.get("data-value"))
+
+    def handle_endtag(self, tag: str) -> None:
+        while self._stack and self._stack.pop()[0] != tag:
+            pass
+
+    def handle_data(self, data: str) -> None:
+        tag, name = self._stack[-1] if self._stack else ("", None)
+        if tag == "script" and name and name.endswith("-figure-data"):
+            self.figures[name.removesuffix("-figure-data")] = json.loads(data)
+        elif tag not in ("script", "style"):
+            self.words.append(data)
+        if self._table and tag == "button":
+            self.heads.append(data)
+
+    def table(self) -> list[dict[str, str | None]]:
+        return [dict(zip(self.heads, row, strict=True)) for row in self.rows if row]
+
+
+def page_of(run: RunFolder) -> Page:
+    return Page(to_html(run, build(run)))
+
+
+def searched(root: Path, count: int = 12) -> RunFolder:
+    """Trials with a study and three rungs; every second one was stopped at the second."""
+    results, trials = [], []
+    for number in range(count):
+        rank, alpha = (8, 16, 32)[number % 3], 8 + number % 50
+        rate = 10 ** (-5 + 2 * number / count)
+        losses = [2.5 - 0.1 * number / count, 2.0 - 0.5 * number / count, 1.5 - number / count]
+        steps = (3, 9, HORIZON)
+        done = number % 2 == 0
+        made = result(
+            number,
+            losses[2] if done else losses[1],
+            TrialState.COMPLETE if done else TrialState.PRUNED,
+            step=HORIZON if done else 9,
+            lora={"r": rank, "lora_alpha": alpha},
+            train={"learning_rate": rate},
+            trainable=rank * 1000,
+        )
+        kept = zip(steps, losses, strict=True)
+        made = TrialResult.from_dict(
+            made.to_dict()
+            | {
+                "evaluations": [
+                    {"step": s, "eval_loss": loss, "seconds": 1.0}
+                    for s, loss in kept
+                    if done or s < HORIZON
+                ]
+            }
+        )
+        results.append(made)
+        params = {"lora.r": rank, "lora.lora_alpha": alpha, "train.learning_rate": rate}
+        trials.append(create_trial(params=params, distributions=DISTRIBUTIONS, value=losses[0]))
+    run = make_run(root, results)
+    write_text(run.space, SPACE)
+    optuna.create_study(storage=f"sqlite:///{run.study}", study_name="any").add_trials(trials)
+    return run
+
+
+def test_every_number_is_the_leaderboards(tmp_path: Path) -> None:
+    run = mixed_run(tmp_path / "run")
+    rows = json.loads(to_json(build(run)))["rows"]
+    shown = page_of(run).table()
+    assert len(shown) == len(rows)
+    keys = {
+        "#": "rank",
+        "eval_loss": "eval_loss",
+        "perplexity": "perplexity",
+        "below base": "gain_over_base",
+        "trainable": "trainable_parameters",
+        "tokens/s": "tokens_per_second",
+        "time": "seconds",
+        "peak memory": "peak_memory_bytes",
+    }
+    for cells, row in zip(shown, rows, strict=True):
+        for column, key in keys.items():
+            value = cells[column]
+            assert (float(value) if value else None) == row[key], (row["name"], column)
+        assert cells["trial"] == row["name"]
+        assert cells["state"] == row["state"]
+        rate = cells["learning_rate"]
+        assert (float(rate) if rate else None) == row["params"].get("learning_rate")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+def test_a_browser_draws_every_figure_and_sorts_and_filters(tmp_path: Path) -> None:
+    """What stands in the page after its scripts have run, in a window that is tall enough."""
+    run = searched(tmp_path / "run")
+    # Sort by learning rate, downwards; then only those that were stopped, and only r 8 of them.
+    act = """
+    <script>
+    const head = [...document.querySelectorAll("#rows button")].find(
+      (button) => button.textContent === "learning_rate");
+    head.click(); head.click();
+    document.querySelector("#state").value = "PRUNED";
+    document.querySelector("#state").dispatchEvent(new Event("change"));
+    </script></body>"""
+    page = tmp_path / "page.html"
+    page.write_text(to_html(run, build(run)).replace("</body>", act), encoding="utf-8")
+    command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
+    command += ["--window-size=1200,9000", "--virtual-time-budget=20000", f"file://{page}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    drawn = re.findall(r"<div[^>]*js-plotly-plot[^>]*>", done.stdout)
+    assert len(drawn) == len(page_of(run).figures) >= 8
+    body = done.stdout.split("<tbody>")[1].split("</tbody>")[0]
+    visible = [row for row in body.split("<tr")[1:] if not re.match(r"[^>]*\shidden", row)]
+    names = [re.findall(r'data-value="trial-([0-9]+)"', row) for row in visible]
+    numbers = [int(name) for found in names for name in found]
+    assert numbers == [11, 9, 7, 5, 3, 1]
+    assert "6 of 13 rows" in done.stdout
+
+
+def test_nothing_is_fetched(tmp_path: Path) -> None:
+    run = searched(tmp_path / "run")
+    sources = [
+        attributes.get(name)
+        for tag, attributes in page_of(run).tags
+        for name in ("src", "href", "srcset", "action")
+        if name in attributes and tag != "nav"
+    ]
+    assert sources
+    assert all(source and source.startswith("#") for source in sources)
+
+
+def test_what_a_trial_says_is_text(tmp_path: Path) -> None:
+    evil = '</script><script>alert(1)</script><img src=x onerror="alert(2)">\x1b[31m'
+    results = [
+        result(0, 1.0, lora={"target_modules": [evil]}),
+        result(1, None, TrialState.FAILED, step=0, error=f'File "{evil}", line 1\n{evil}'),
+    ]
+    page = page_of(make_run(tmp_path / "run", results))
+    names = [tag for tag, _ in page.tags]
+    assert names.count("img") == 0
+    assert not any(
+        "alert" in str(value)
+        for _, given in page.tags
+        for key, value in given.items()
+        if key != "data-value"
+    )
+    text = "".join(page.words)
+    assert "alert(2)" in text
+    assert "\x1b" not in text
+    scripts = [given for tag, given in page.tags if tag == "script" and "type" not in given]
+    assert len(scripts) == 2
+
+
+def test_figures_show_what_the_trials_did(tmp_path: Path) -> None:
+    run = searched(tmp_path / "run")
+    figures = page_of(run).figures
+    assert set(figures) == {
+        *("curves", "importance", "parallel", "rate-and-rank", "slices", "agreement", "timeline"),
+        *("loss-and-parameters", "loss-and-time", "loss-and-memory"),
+    }
+    curves = {trace["name"]: trace for trace in figures["curves"]["data"] if trace.get("name")}
+    assert curves["trial-0002 COMPLETE"]["x"] == [3, 9, HORIZON]
+    assert curves["trial-0001 PRUNED"]["x"] == [3, 9]
+    assert max(trace["line"]["width"] for trace in curves.values()) == 3
+    assert curves["trial-0010 COMPLETE"]["line"]["width"] == 3
+    # Compared are losses at step 9, where all were, and not each trial's best.
+    slices = figures["slices"]
+    assert slices["layout"]["yaxis"]["title"]["text"] == "the loss at step 9"
+    assert sorted(slices["data"][0]["y"]) == pytest.approx(sorted(2 - n / 24 for n in range(12)))
+
+
+def test_a_run_with_nothing_yet_has_a_page(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", [], base=None)
+    page = page_of(run)
+    assert page.figures == {}
+    assert "No trial has a score to rank." in "".join(page.words)
+    assert optuna_trials(run) == []
+
+
+def test_five_hundred_trials_stay_under_eight_megabytes(tmp_path: Path) -> None:
+    run = searched(tmp_path / "run", 500)
+    assert len(to_html(run, build(run)).encode()) < 8e6
+
+
+def courses(*steps: Sequence[int]) -> list[TrialResult]:
+    return [
+        TrialResult.from_dict(
+            result(number, 1.0).to_dict()
+            | {"evaluations": [{"step": s, "eval_loss": 1.0, "seconds": 1.0} for s in each]}
+        )
+        for number, each in enumerate(steps)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("steps", "rung"),
+    [
+        ([], 0),
+        ([()], 0),
+        ([(3,)], 3),
+        # Up to eight trials, all of them are to have been there.
+        ([(3, 9, 27)] * 3 + [(3,)] * 4, 3),
+        ([(3, 9, 27)] * 4 + [(3, 9)] * 4, 9),
+        # Then half of them, but eight at least.
+        ([(3, 9, 27)] * 7 + [(3, 9)] + [(3,)] * 4, 9),
+        ([(3, 9, 27)] * 10 + [(3,)] * 10, 27),
+        ([(3, 9, 27)] * 9 + [(3,)] * 11, 3),
+    ],
+)
+def test_trials_are_compared_where_enough_of_them_were(
+    steps: list[Sequence[int]], rung: int
+) -> None:
+    assert common_rung(courses(*steps)) == rung
+
+
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=12))
+def test_the_front_by_brute_force(points: list[tuple[float, float]]) -> None:
+    expected = {
+        index
+        for index, (x, y) in enumerate(points)
+        if not any(a <= x and b <= y and (a, b) != (x, y) for a, b in points)
+    }
+    assert pareto(points) == expected
+
+
+@pytest.mark.parametrize(
+    ("lora", "train", "found"),
+    [
+        ({"r": 16, "lora_alpha": 30}, {"learning_rate": 1e-4}, []),
+        ({"r": 32, "lora_alpha": 30}, {"learning_rate": 1e-4}, ["r 32 lies at the upper end"]),
+        ({"r": 8, "lora_alpha": 30}, {"learning_rate": 1e-4}, ["r 8 lies at the lower end"]),
+        ({"r": 16, "lora_alpha": 60}, {"learning_rate": 1e-4}, ["lora_alpha 60 lies at the upper"]),
+        # Of two decades, a fifth of one is the end.
+        ({"r": 16, "lora_alpha": 30}, {"learning_rate": 1.5e-5}, ["learning_rate 1.5e-05 lies at"]),
+        ({"r": 16, "lora_alpha": 30}, {"learning_rate": 1.7e-5}, []),
+        ({"r": 16, "lora_alpha": 30}, {"learning_rate": 6.4e-4}, ["learning_rate 0.00064 lies"]),
+    ],
+)
+def test_an_optimum_at_the_end_of_a_range_is_said_to_be(
+    tmp_path: Path, lora: dict[str, Any], train: dict[str, Any], found: list[str]
+) -> None:
+    path = tmp_path / "space.yaml"
+    path.write_text(SPACE, encoding="utf-8")
+    run = make_run(tmp_path / "run", [result(0, 0.5, lora=lora, train=train)])
+    said = at_edges(build(run), load_space(path))
+    assert len(said) == len(found)
+    for text, start in zip(said, found, strict=True):
+        assert text.startswith(start)
+
+
+def test_the_default_configuration_has_no_ends(tmp_path: Path) -> None:
+    path = tmp_path / "space.yaml"
+    path.write_text(SPACE, encoding="utf-8")
+    run = make_run(tmp_path / "run", [result(0, 0.5, lora={"r": 8}, baseline=True)])
+    assert at_edges(build(run), load_space(path)) == ()
+
+
+def test_losses_that_are_not_finite_leave_a_gap(tmp_path: Path) -> None:
+    made = result(0, 1.0).to_dict()
+    made["evaluations"] = [
+        {"step": 3, "eval_loss": math.nan, "seconds": 1.0},
+        {"step": 9, "eval_loss": 1.0, "seconds": 1.0},
+    ]
+    run = make_run(tmp_path / "run", [TrialResult.from_dict(made)])
+    (curve,) = (t for t in page_of(run).figures["curves"]["data"] if t.get("name"))
+    assert curve["y"] == [None, 1.0]
+    assert Evaluation(3, math.nan, 1.0).step == 3

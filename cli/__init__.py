@@ -14,7 +14,7 @@ import typer
 
 from ..spaces import SpaceError
 from ..trainer.errors import TrialError
-from . import compare, export, generate, leaderboard, report, schema, search, validate
+from . import compare, export, generate, leaderboard, report, schema, search, validate, watch
 
 app = typer.Typer(
     name="tune-lora",
@@ -24,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for verb in (search, leaderboard, report, compare, export, generate, validate, schema):
+for verb in (search, leaderboard, report, compare, watch, export, generate, validate, schema):
     verb.register(app)
 
 

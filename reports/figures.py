@@ -114,7 +114,9 @@ def _curves(board: Leaderboard, results: Sequence[TrialResult]) -> Figure:
         )
     base = board.base
     if base is not None and base.eval_loss is not None:
-        figure.add_hline(y=base.eval_loss, line_dash="dot", annotation_text="base model")
+        figure.add_hline(
+            y=base.eval_loss, line_dash="dot", line_color="#888888", annotation_text="base model"
+        )
     _axes(figure, "optimizer step", f"{board.metric}, nats")
     caption = "Every evaluation of every trial; the best trial's line is the thick one. Where a "
     caption += "line ends in a cross, early stopping ended it."

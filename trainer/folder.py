@@ -21,11 +21,12 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from .errors import TrialError
 from .result import BaseScore, TrialResult
@@ -99,6 +100,18 @@ def recover_folder(target: Path) -> None:
 
 def _set_aside(target: Path) -> Path:
     return target.with_name(f".{target.name}.old")
+
+
+def _held(file: IO[str], kind: int, tries: int) -> bool:
+    """Lock the file; more tries outlast one who only looks whether it is locked."""
+    for _ in range(tries):
+        try:
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
+        except OSError:
+            time.sleep(0.05)
+        else:
+            return True
+    return False
 
 
 @dataclass(frozen=True)
@@ -230,16 +243,23 @@ class RunFolder:
         except OSError as error:
             raise TrialError(f"{self.root}: cannot be written: {error}") from error
         with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            if not _held(file, fcntl.LOCK_EX, tries=5):
                 file.seek(0)
                 who = f"process {file.read() or 'unknown'}"
-                raise TrialError(f"{self.root}: another search is running in it ({who})") from None
+                raise TrialError(f"{self.root}: another search is running in it ({who})")
             file.truncate(0)
             file.write(str(os.getpid()))
             file.flush()
             yield
+
+    def is_locked(self) -> bool:
+        """Whether a search holds the folder, on this machine."""
+        try:
+            file = (self.root / _LOCK).open(encoding="utf-8")
+        except OSError:
+            return False
+        with file:
+            return not _held(file, fcntl.LOCK_SH, tries=1)
 
     @property
     def name(self) -> str:

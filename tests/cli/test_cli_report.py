@@ -68,3 +68,34 @@ def test_one_run_is_nothing_to_compare(tool: Tool, one: Path) -> None:
     code, _, err = tool("compare", one)
     assert code == 2
     assert "two runs or more" in err
+
+
+def test_watching_a_run_that_is_over_shows_its_ranking(
+    tool: Tool, tmp_path: Path, space_file: Callable[..., Path]
+) -> None:
+    run = make_run(tmp_path / "run", [result(0, 0.5), result(1, 0.3)])
+    write_text(run.space, space_file().read_text("utf-8"))
+    code, out, err = tool("watch", run.root)
+    assert (code, err) == (0, "")
+    assert "trial-0000  step  27/" in out
+    assert "Best: trial-0001, eval_loss 0.3" in out
+
+
+def test_a_dashboard_wants_a_study_and_the_program(
+    tool: Tool, one: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, _, err = tool("dashboard", one)
+    assert code == 1
+    assert "there is no study yet" in err
+    (one / "study.db").touch()
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    monkeypatch.setattr("sys.executable", str(one / "python"))
+    code, _, err = tool("dashboard", one)
+    assert code == 1
+    assert "pip install 'tune-lora[dashboard]'" in err
+    program = one / "optuna-dashboard"
+    program.write_text('#!/bin/sh\necho "$@" > "$(dirname "$0")/asked"\nexit 3\n', "utf-8")
+    program.chmod(0o755)
+    assert tool("dashboard", one, "--port", "9090")[0] == 3
+    asked = (one / "asked").read_text("utf-8").split()
+    assert asked == [f"sqlite:///{one}/study.db", "--host", "127.0.0.1", "--port", "9090"]

@@ -14,7 +14,18 @@ import typer
 
 from ..spaces import SpaceError
 from ..trainer.errors import TrialError
-from . import compare, export, generate, leaderboard, report, schema, search, validate, watch
+from . import (
+    compare,
+    dashboard,
+    export,
+    generate,
+    leaderboard,
+    report,
+    schema,
+    search,
+    validate,
+    watch,
+)
 
 app = typer.Typer(
     name="tune-lora",
@@ -24,7 +35,18 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for verb in (search, leaderboard, report, compare, watch, export, generate, validate, schema):
+for verb in (
+    search,
+    leaderboard,
+    report,
+    compare,
+    watch,
+    dashboard,
+    export,
+    generate,
+    validate,
+    schema,
+):
     verb.register(app)
 
 

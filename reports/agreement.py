@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..trainer.result import TrialResult, TrialState
+from . import formats
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,28 @@ class Audit:
     score: float
     finished: float
     wrong: bool
+
+
+RUNG_HEADS = ("rung (step)", "Spearman with the final ranking", "trials", "audited")
+"""Of ``rung_cells``."""
+AUDIT_HEADS = ("audited trial", "stopped at", "loss then", "at the horizon", "wrongly stopped")
+"""Of ``audit_cells``."""
+
+
+def rung_cells(rung: RungAgreement) -> tuple[str, ...]:
+    """A line for a reader."""
+    return str(rung.step), formats.short(rung.spearman), str(rung.trials), str(rung.audited)
+
+
+def audit_cells(audit: Audit) -> tuple[str, ...]:
+    """A line for a reader."""
+    return (
+        str(audit.trial),
+        str(audit.stopped_at),
+        formats.loss(audit.score),
+        formats.loss(audit.finished),
+        "yes" if audit.wrong else "no",
+    )
 
 
 def audits(

@@ -99,13 +99,9 @@ def _curves(board: Leaderboard, results: Sequence[TrialResult]) -> Figure:
     figure = go.Figure()
     for result in results:
         leads = best is not None and result.number == best.trial
-        steps = [evaluation.step for evaluation in result.evaluations]
-        losses = [_finite(evaluation.eval_loss) for evaluation in result.evaluations]
         figure.add_trace(
-            go.Scatter(
-                x=steps,
-                y=losses,
-                mode="lines+markers",
+            _course(
+                result,
                 name=f"{result.name} {result.state}",
                 line={"width": 3 if leads else 1},
                 opacity=1 if leads else 0.55,
@@ -137,10 +133,8 @@ def courses(board: Leaderboard, results: Sequence[Sequence[TrialResult]]) -> Fig
             if not result.evaluations:
                 continue
             figure.add_trace(
-                go.Scatter(
-                    x=[evaluation.step for evaluation in result.evaluations],
-                    y=[_finite(evaluation.eval_loss) for evaluation in result.evaluations],
-                    mode="lines+markers",
+                _course(
+                    result,
                     name=name,
                     text=result.name,
                     legendgroup=name,
@@ -154,6 +148,16 @@ def courses(board: Leaderboard, results: Sequence[Sequence[TrialResult]]) -> Fig
     _axes(figure, "optimizer step", f"{board.metric}, nats")
     said = "Every trial, a colour a search; the best of each is the thick line."
     return Figure("curves", "Learning curves", said, figure)
+
+
+def _course(result: TrialResult, **style: Any) -> go.Scatter:
+    """A trial's evaluations; those that are not finite leave a gap."""
+    return go.Scatter(
+        x=[evaluation.step for evaluation in result.evaluations],
+        y=[_finite(evaluation.eval_loss) for evaluation in result.evaluations],
+        mode="lines+markers",
+        **style,
+    )
 
 
 def _score(result: TrialResult) -> float:

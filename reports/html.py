@@ -15,6 +15,7 @@ from ..spaces import SpaceError, load_space
 from ..trainer.folder import RunFolder
 from ..trainer.result import TrialResult
 from . import formats
+from .agreement import AUDIT_HEADS, RUNG_HEADS, audit_cells, rung_cells
 from .edges import at_edges
 from .figures import figures
 from .leaderboard import Leaderboard
@@ -108,25 +109,9 @@ def _tiles(board: Leaderboard) -> str:
 def _stopping(board: Leaderboard) -> str:
     if not board.agreement and not board.audits:
         return ""
-    rungs = [
-        (str(r.step), formats.short(r.spearman), str(r.trials), str(r.audited))
-        for r in board.agreement
-    ]
-    heads: tuple[str, ...] = ("rung (step)", "Spearman with the final ranking", "trials", "audited")
-    text = table(heads, rungs) if rungs else ""
+    text = table(RUNG_HEADS, map(rung_cells, board.agreement)) if board.agreement else ""
     if board.audits:
-        audits = [
-            (
-                str(a.trial),
-                str(a.stopped_at),
-                formats.loss(a.score),
-                formats.loss(a.finished),
-                "yes" if a.wrong else "no",
-            )
-            for a in board.audits
-        ]
-        heads = ("audited trial", "stopped at", "loss then", "at the horizon", "wrongly stopped")
-        text += table(heads, audits)
+        text += table(AUDIT_HEADS, map(audit_cells, board.audits))
     said = "Whether a rung ranked the trials as the horizon did: 1 is the same order, 0 none."
     return caption(said) + text
 

@@ -120,7 +120,7 @@ def leaderboard_table(board: Leaderboard) -> str:
     """Every row, to be sorted and filtered; ``data-value`` is a cell's number in full."""
     if not board.rows:
         return caption("Nothing has been evaluated yet.")
-    columns = _columns(board)
+    columns = [_cells(board, row) for row in board.rows]
     heads = "".join(
         f'<th scope="col" class="{classes}"><button>{escape(name)}</button></th>'
         for name, (_, _, classes) in columns[0].items()
@@ -143,10 +143,6 @@ def leaderboard_table(board: Leaderboard) -> str:
         f'<div class="scroll"><table id="rows"><thead><tr>{heads}</tr></thead>'
         f"<tbody>{''.join(body)}</tbody></table></div>"
     )
-
-
-def _columns(board: Leaderboard) -> list[dict[str, Column]]:
-    return [_cells(board, row) for row in board.rows]
 
 
 def _cells(board: Leaderboard, row: Row) -> dict[str, Column]:

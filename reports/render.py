@@ -15,6 +15,7 @@ from dataclasses import asdict
 from ..trainer.folder import RunFolder, write_text
 from ..trainer.result import trial_name
 from . import formats
+from .agreement import AUDIT_HEADS, RUNG_HEADS, audit_cells, rung_cells
 from .leaderboard import Leaderboard
 from .markdown import Align, escape, table
 from .rows import Row
@@ -94,23 +95,11 @@ def _agreement(board: Leaderboard) -> list[str]:
     """Whether the rungs told what the horizon did, and what the scheduler got wrong."""
     parts = []
     if board.agreement:
-        rungs = [
-            (str(r.step), formats.short(r.spearman), str(r.trials), str(r.audited))
-            for r in board.agreement
-        ]
-        parts.append(f"\n## Early stopping\n\n{table(_RUNG, rungs, ['right'] * 4)}")
+        rungs = table(RUNG_HEADS, [*map(rung_cells, board.agreement)], ["right"] * 4)
+        parts.append(f"\n## Early stopping\n\n{rungs}")
     if board.audits:
-        cells = [
-            (
-                str(a.trial),
-                str(a.stopped_at),
-                formats.loss(a.score),
-                formats.loss(a.finished),
-                "yes" if a.wrong else "no",
-            )
-            for a in board.audits
-        ]
-        parts.append(f"\n{table(_AUDIT, cells, ['right'] * 5)}")
+        found = table(AUDIT_HEADS, [*map(audit_cells, board.audits)], ["right"] * 5)
+        parts.append(f"\n{found}")
     return parts
 
 
@@ -137,9 +126,7 @@ def write(run: RunFolder, board: Leaderboard) -> None:
         write_text(run.leaderboard(suffix), text)
 
 
-_RUNG = ("rung (step)", "Spearman with the final ranking", "trials", "audited")
 _LINEAGE = ("trial", "until step", "weights of", "trained with")
-_AUDIT = ("audited trial", "stopped at", "loss then", "at the horizon", "wrongly stopped")
 _LEFT = {"run", "trial", "state", "target_modules", "reason"}
 
 

@@ -94,12 +94,13 @@ def settle_layout(
         open_ = ["workers", "threads"] if len(layouts) > 1 else []
         open_ += ["pack"] if asked == "auto" else []
         return Layout(replace(allocation, **{key: begun[key] for key in open_}))
-    trials, can_share = _some(space, ready)
+    trials = _some(space, ready)
+    if _arithmetic(space, ready, trials) < _LEAST * _speed(allocation):
+        return Layout(allocation)
     packs: list[int] = []
-    if asked == "auto" and not changing and can_share:
+    if asked == "auto" and not changing and _can_share(trials, ready):
         packs = [n for n in _PACKS if n * allocation.workers <= space.search.trials]
-    worth = _arithmetic(space, ready, trials) >= _LEAST * _speed(allocation)
-    if not worth or (len(layouts) < 2 and not packs):
+    if len(layouts) < 2 and not packs:
         return Layout(allocation)
     return _measured(trials[0], ready, allocation, layouts, packs)
 
@@ -135,14 +136,20 @@ def _changing(space: Space) -> str | None:
     return None
 
 
-def _some(space: Space, ready: Preflight) -> tuple[list[TrialConfig], bool]:
-    """Trials drawn at random, and whether every one of them can be packed."""
-    spec, dice, trials = ready.spec, random.Random(space.search.seed), []
+def _some(space: Space, ready: Preflight) -> list[TrialConfig]:
+    """Trials drawn at random."""
+    dice, trials = random.Random(space.search.seed), []
     for _ in range(_DRAWS):
         values = space.sample(lambda name, domain: drawn(domain, dice))
-        trials.append(TrialConfig(0, spec.task, values["lora"], values["train"], space.rungs()))
-    dtype = compute_dtype(spec.dtype, pick_device())
-    return trials, all(can_pack(trial, ready.modules, dtype) for trial in trials)
+        trial = TrialConfig(0, ready.spec.task, values["lora"], values["train"], space.rungs())
+        trials.append(trial)
+    return trials
+
+
+def _can_share(trials: Sequence[TrialConfig], ready: Preflight) -> bool:
+    """Whether every one of them can be packed."""
+    dtype = compute_dtype(ready.spec.dtype, pick_device())
+    return all(can_pack(trial, ready.modules, dtype) for trial in trials)
 
 
 def _arithmetic(space: Space, ready: Preflight, trials: Sequence[TrialConfig]) -> float:

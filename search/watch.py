@@ -31,7 +31,6 @@ def watch(run: RunFolder, console: Console, sleep: Callable[[float], None] = tim
     """
     space = load_space(run.space)
     seen: dict[int, TrialResult] = {}
-    over = False
     with make_display(space, {}, console) as display:
         while True:
             # Looked at before the results: what is written until then is shown.

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from ..spaces.values import KEYWORDS
 from ..trainer.folder import RunFolder
 from ..trainer.result import TrialResult
 from . import formats
@@ -120,15 +121,12 @@ def _space(run: RunFolder) -> Any:
 
 def _flat(value: Any, path: str = "") -> dict[str, Any]:
     """By dotted path; a domain (a mapping with one of its words) is a value."""
-    if isinstance(value, Mapping) and not (_WORDS & set(value)):
+    if isinstance(value, Mapping) and not set(KEYWORDS) & set(value):
         found: dict[str, Any] = {}
         for key, inner in value.items():
             found |= _flat(inner, f"{path}.{key}" if path else str(key))
         return found
     return {path: value} if path else {}
-
-
-_WORDS = {"choice", "uniform", "log_uniform", "int", "log_int", "ratio_of"}
 
 
 def comparison_json(found: Comparison) -> str:

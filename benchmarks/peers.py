@@ -47,7 +47,7 @@ def split(path: Path, folder: Path, train: int, validation: int, seed: int) -> l
 
 def prepared(given: argparse.Namespace, folder: Path) -> Workload:
     """What all contestants share; converting the model, once a machine, is nobody's time."""
-    small = {"configurations": 2, "steps": 4, "every": 2} if given.quick else {}
+    small = {"configurations": 2, "steps": 4, "every": 2} if given.quick else {"steps": given.steps}
     rows = (64, 16) if given.quick else (given.train_rows, given.validation_rows)
     train, validation = split(given.data, folder, *rows, seed=0)
     model = resolve_model(ModelBlock(name=MODEL)).folder
@@ -103,6 +103,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="jsonl of pairs")
     parser.add_argument("--out", type=Path, default=Path("docs/performance/peers.json"))
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=Workload.steps, help="of a configuration")
     parser.add_argument("--train-rows", type=int, default=512)
     parser.add_argument("--validation-rows", type=int, default=64)
     parser.add_argument("--only", nargs="*", metavar="NAME", help="of the contestants")

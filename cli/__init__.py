@@ -16,6 +16,7 @@ from ..spaces import SpaceError
 from ..trainer.errors import TrialError
 from . import (
     compare,
+    confirm,
     dashboard,
     export,
     generate,
@@ -41,6 +42,7 @@ for verb in (
     report,
     compare,
     watch,
+    confirm,
     dashboard,
     export,
     generate,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from pathlib import Path
 from typing import Annotated
@@ -66,6 +65,7 @@ def search(
     from ..search.warm_start import warm_params
     from ..trainer.folder import RunFolder
     from ._console import make_console
+    from ._outcome import show_outcome, shown
 
     console = make_console()
     first = [] if warm_start is None else warm_params(RunFolder.open(warm_start), loaded)
@@ -76,44 +76,4 @@ def search(
         folder = driver.new_run(loaded, run or Path("runs") / f"{loaded.name}-{stamp}")
     outcome = driver.run_search(loaded, folder, console, local=local, audits=audit, first=first)
     again = ["tune-lora", "search", space, *(overrides or []), *(["--local"] if local else [])]
-    _show(outcome, console, again)
-
-
-def _show(outcome: object, console: object, again: list[str]) -> None:
-    from rich.console import Console
-
-    from ..reports import terminal_table, verdict
-    from ..search.driver import SearchOutcome
-
-    assert isinstance(outcome, SearchOutcome)
-    assert isinstance(console, Console)
-    console.print()
-    console.print(terminal_table(outcome.board, console.width))
-    console.print(verdict(outcome.board), markup=False, highlight=False)
-    root = _short(outcome.run.root)
-    if outcome.reason is not None:
-        console.print(
-            f"\nStopped: {outcome.reason}. What was won is kept in {root}\n"
-            f"Go on with:  {shlex.join([*again, '--resume', root])}",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
-        raise typer.Exit(130 if outcome.reason == "interrupted" else 0)
-    if outcome.board.best is None:
-        console.print(f"\nNo trial ended with a score; see {root}/trials", markup=False)
-        raise typer.Exit(1)
-    console.print(
-        f"\nReport:      {root}/report.html\n"
-        f"Leaderboard: {root}/leaderboard.md (.csv, .json)\n"
-        f"Export it:   tune-lora export {root} --to best-adapter",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
-
-
-def _short(path: Path) -> str:
-    """The path as the user would type it here."""
-    here = Path.cwd()
-    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+    show_outcome(outcome, console, [*again, "--resume", shown(folder.root)])

@@ -14,8 +14,9 @@ from optuna.trial import FrozenTrial
 from ..spaces import SpaceError, load_space
 from ..trainer.folder import RunFolder
 from ..trainer.result import TrialResult
-from . import formats
+from . import confirmation, formats
 from .agreement import AUDIT_HEADS, RUNG_HEADS, audit_cells, rung_cells
+from .confirmation import confirmed_rows, expectation
 from .edges import at_edges
 from .figures import figures
 from .leaderboard import Leaderboard
@@ -46,6 +47,7 @@ def to_html(run: RunFolder, board: Leaderboard) -> str:
     drawn = figures(board, results, optuna_trials(run))
     sections = [
         Section("leaderboard", "Leaderboard", leaderboard_table(board)),
+        Section("fresh-seeds", "On fresh seeds", _confirmation(board)),
         *(Section(f.name, f.title, figure_body(f)) for f in drawn),
         Section("stopping", "Early stopping", _stopping(board)),
         Section("failures", "Failures", _failures(results)),
@@ -91,19 +93,33 @@ def _edges(run: RunFolder, board: Leaderboard) -> tuple[str, ...]:
 
 def _tiles(board: Leaderboard) -> str:
     best, default, base = board.best, board.default, board.base
-    if best is None or best.eval_loss is None:
+    if best is None or best.expected is None:
         return ""
     facts = [(formats.loss(best.eval_loss), f"best {board.metric}, {best.name}")]
-    if default is not None and default.eval_loss is not None and default is not best:
-        gain = default.eval_loss - best.eval_loss
+    if best.confirmed is not None:
+        facts = [
+            (expectation(best), f"expected {board.metric}, {best.name}"),
+            (formats.loss(best.eval_loss), "the search's own score of it"),
+        ]
+    if default is not None and default.expected is not None and default is not best:
+        gain = default.expected - best.expected
         facts.append((formats.loss(gain), "below the default configuration"))
     if base is not None and base.eval_loss is not None:
-        facts.append((formats.loss(base.eval_loss - best.eval_loss), "below the base model"))
+        facts.append((formats.loss(base.eval_loss - best.expected), "below the base model"))
     facts.append((formats.count(best.trainable_parameters), "trainable parameters"))
     trials = [row for row in board.rows if row.kind != "base"]
     facts.append((str(len(trials)), "trials"))
     facts.append((formats.clock(sum(row.seconds for row in trials)), "of training, all trials"))
     return tiles(facts)
+
+
+def _confirmation(board: Leaderboard) -> str:
+    rows = confirmed_rows(board)
+    if not rows:
+        return ""
+    return caption(confirmation.caption(rows)) + table(
+        confirmation.HEADS, map(confirmation.cells, rows), left=1
+    )
 
 
 def _stopping(board: Leaderboard) -> str:

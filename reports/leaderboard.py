@@ -1,8 +1,11 @@
 """The ranking of a run's trials, and the joint ranking of several runs.
 
 Lower loss is better. COMPLETE and PRUNED trials are ranked together, each by its best
-evaluation; of equal scores, the one with fewer trainable parameters comes first. The base model
-stands among them, without a rank, at the place of its loss: what is below it, tuning made worse.
+evaluation; of equal scores, the one with fewer trainable parameters comes first. Configurations
+that were trained again on fresh seeds come before all others, by their means; of those that tie
+with the best, the one with the fewest trainable parameters; one that failed on a seed is behind
+them. The base model stands among the trials, without a rank, at the place of its loss: what is
+below it, tuning made worse.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from typing import Any
 from ..trainer.folder import RunFolder
 from ..trainer.result import TrialState
 from .agreement import Audit, RungAgreement, agreement, audits
+from .noise import Noise, confirmed, pooled, ties
 from .rows import SHOWN_ALWAYS, Kind, Row, base_row, shown_names, shown_params, trial_row
 
 __all__ = ["Kind", "Leaderboard", "Row", "build", "merge"]
@@ -45,6 +49,17 @@ class Leaderboard:
     warnings: tuple[str, ...] = ()
     agreement: tuple[RungAgreement, ...] = ()
     audits: tuple[Audit, ...] = ()
+
+    @cached_property
+    def noise(self) -> Noise | None:
+        """From seed to seed; None where no configuration was trained on two or more of them."""
+        groups = {id(row.confirmed): row.confirmed.scores for row in self.rows if row.confirmed}
+        alike: dict[tuple[str, str], list[float]] = {}
+        for row in self.rows:
+            if row.state == TrialState.COMPLETE and row.eval_loss is not None and not row.lineage:
+                alike.setdefault((row.run, row.configuration), []).append(row.eval_loss)
+        several = [group for group in (*groups.values(), *alike.values()) if len(group) > 1]
+        return pooled(several) if several else None
 
     @property
     def best(self) -> Row | None:
@@ -85,9 +100,10 @@ def build(run: RunFolder) -> Leaderboard:
     rows = [] if base is None else [base_row(base, run.name)]
     results = list(run.results())
     finished = run.audits()
+    again = confirmed(run.confirmations().values())
     for result in results:
         kept = run.trial(result.number).adapter.is_dir()
-        rows.append(trial_row(result, base, run.name, kept))
+        rows.append(trial_row(result, base, run.name, kept, again))
     metric = str(about.get("metric", "eval_loss"))
     return Leaderboard(
         run.name,
@@ -133,22 +149,67 @@ def merge(boards: Sequence[Leaderboard]) -> Leaderboard:
 
 
 def _ranked(rows: Iterable[Row]) -> tuple[Row, ...]:
-    ordered = sorted(rows, key=_order)
-    names = shown_names(ordered)
-    places = iter(range(1, len(ordered) + 1))
-    return tuple(
-        replace(row, rank=next(places) if row.rankable else None, params=shown_params(row, names))
-        for row in ordered
+    given = tuple(rows)
+    names = shown_names(sorted(given, key=_number))
+    tied = _tied(given)
+    scored = sorted(
+        (replace(row, tie=(row.run, row.configuration) in tied) for row in given if row.rankable),
+        key=_order,
     )
+    if scored:
+        best = scored[0]
+        alike = [r.run == best.run and r.configuration == best.configuration for r in scored]
+        scored = [
+            replace(row, tie=row.tie or (same and sum(alike) > 1))
+            for row, same in zip(scored, alike, strict=True)
+        ]
+    scored = [replace(row, rank=place) for place, row in enumerate(scored, start=1)]
+    for row in sorted((r for r in given if _placed_base(r)), key=lambda r: r.eval_loss or 0.0):
+        scored.insert(_place(row, scored), row)
+    rest = [row for row in given if not row.rankable and not _placed_base(row)]
+    rest.sort(key=lambda row: (row.state != TrialState.RUNNING, _number(row)))
+    return tuple(replace(row, params=shown_params(row, names)) for row in (*scored, *rest))
+
+
+def _tied(rows: Iterable[Row]) -> set[tuple[str, str]]:
+    """Runs and configurations that cannot be told apart from the best one."""
+    found = {
+        (row.run, row.configuration): row.confirmed
+        for row in rows
+        if row.rankable and row.confirmed and not row.confirmed.failed
+    }
+    return {key for key, tie in zip(found, ties(list(found.values())), strict=True) if tie}
 
 
 def _order(row: Row) -> tuple[float, ...]:
-    number = -1 if row.trial is None else row.trial
-    if row.eval_loss is not None and (row.kind == "base" or row.rankable):
-        size = row.trainable_parameters
-        # On a tie the base model comes last: a trial is not behind what it equals.
-        return (0, row.eval_loss, row.kind == "base", math.inf if size is None else size, number)
-    return (1 if row.state == TrialState.RUNNING else 2, number)
+    """Of a row with a score."""
+    assert row.eval_loss is not None
+    size = math.inf if row.trainable_parameters is None else row.trainable_parameters
+    own = (row.eval_loss, size, _number(row))
+    if row.confirmed is None:
+        return (3, *own)
+    if row.confirmed.failed:
+        return (2, row.confirmed.mean, *own)
+    return (0, size, row.confirmed.mean, *own) if row.tie else (1, row.confirmed.mean, *own)
+
+
+def _placed_base(row: Row) -> bool:
+    return row.kind == "base" and row.eval_loss is not None
+
+
+def _place(base: Row, ranked: Sequence[Row]) -> int:
+    """Behind the last row that is not worse: a trial is not behind what it equals."""
+    assert base.eval_loss is not None
+    behind = [
+        place
+        for place, row in enumerate(ranked, start=1)
+        if row.expected is not None and row.expected <= base.eval_loss
+    ]
+    return behind[-1] if behind else 0
+
+
+def _number(row: Row) -> int:
+    return -1 if row.trial is None else row.trial
 
 
 def _distinct(names: Iterable[str]) -> tuple[str, ...]:

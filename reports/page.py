@@ -12,6 +12,7 @@ from typing import Any
 from plotly.offline import get_plotlyjs
 
 from . import formats
+from .confirmation import expectation, test_expectation
 from .figures import Figure
 from .leaderboard import Leaderboard
 from .rows import Row
@@ -161,6 +162,11 @@ def _cells(board: Leaderboard, row: Row) -> dict[str, Column]:
             formats.ABSENT if row.horizon is None else f"{row.steps}/{row.horizon}", row.steps
         ),
     }
+    if any(other.confirmed for other in board.rows):
+        found = row.confirmed
+        tie = " (tie)" if row.tie else ""
+        cells["on fresh seeds"] = _number(expectation(row) + tie, found and found.mean)
+        cells["on test rows"] = _number(test_expectation(row), found and found.test_mean)
     for name in board.param_names:
         value = row.params.get(name)
         shown = formats.brief(value) if name in row.params else ""

@@ -16,6 +16,14 @@ from ..trainer.folder import RunFolder, write_text
 from ..trainer.result import trial_name
 from . import formats
 from .agreement import AUDIT_HEADS, RUNG_HEADS, audit_cells, rung_cells
+from .confirmation import (
+    HEADS,
+    caption,
+    cells,
+    confirmed_rows,
+    expectation,
+    test_expectation,
+)
 from .leaderboard import Leaderboard
 from .markdown import Align, escape, table
 from .rows import Row
@@ -46,6 +54,8 @@ _TRAILING = (
     "has_adapter",
     "error",
 )
+_CONFIRMED = ("seeds", "failed", "mean", "standard_error", "low", "high", "test_mean")
+"""Of ``Confirmed.to_dict``: columns where a configuration was trained again."""
 
 
 def to_csv(board: Leaderboard) -> str:
@@ -56,9 +66,14 @@ def to_csv(board: Leaderboard) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     names = board.param_names
-    writer.writerow([*_LEADING, *map(_csv_text, names), *_TRAILING])
+    again = _CONFIRMED if any(row.confirmed for row in board.rows) else ()
+    heads = [f"confirmed_{name}" for name in again] + (["tie"] if again else [])
+    writer.writerow([*_LEADING, *heads, *map(_csv_text, names), *_TRAILING])
     for row in board.rows:
         values = [getattr(row, key) for key in _LEADING]
+        if again:
+            found = {} if row.confirmed is None else row.confirmed.to_dict()
+            values += [*(found.get(name) for name in again), row.tie]
         values += [row.params.get(name) for name in names]
         values += [getattr(row, key) for key in _TRAILING]
         writer.writerow([_csv_cell(value) for value in values])
@@ -76,10 +91,16 @@ def to_json(board: Leaderboard) -> str:
         "best": None if best is None else {"run": best.run, "name": best.name},
         "agreement": [asdict(rung) for rung in board.agreement],
         "audits": [asdict(audit) for audit in board.audits],
-        "rows": [asdict(row) for row in board.rows],
+        "noise": None if board.noise is None else asdict(board.noise),
+        "rows": [_row(row) for row in board.rows],
         "about": board.about,
     }
     return json.dumps(_finite(data), indent=2, allow_nan=False, default=str) + "\n"
+
+
+def _row(row: Row) -> dict[str, object]:
+    found = row.confirmed
+    return {**asdict(row), "confirmed": None if found is None else found.to_dict()}
 
 
 def to_markdown(board: Leaderboard) -> str:
@@ -88,7 +109,18 @@ def to_markdown(board: Leaderboard) -> str:
     cells = [[_markdown_cell(board, row, name) for name in columns] for row in board.rows]
     aligns: list[Align] = ["left" if name in _LEFT else "right" for name in columns]
     parts = [f"# Leaderboard: {escape(board.name)}\n", f"{escape(verdict(board))}\n"]
-    return "\n".join([*parts, table(columns, cells, aligns), *_agreement(board), *_lineage(board)])
+    further = [*_confirmation(board), *_agreement(board), *_lineage(board)]
+    return "\n".join([*parts, table(columns, cells, aligns), *further])
+
+
+def _confirmation(board: Leaderboard) -> list[str]:
+    """What the best came to on fresh seeds."""
+    rows = confirmed_rows(board)
+    if not rows:
+        return []
+    aligns: list[Align] = ["left", *["right"] * (len(HEADS) - 2), "left"]
+    made = table(HEADS, map(cells, rows), aligns)
+    return [f"\n## On fresh seeds\n\n{escape(caption(rows))}\n\n{made}"]
 
 
 def _agreement(board: Leaderboard) -> list[str]:
@@ -134,6 +166,7 @@ def _columns(board: Leaderboard) -> list[str]:
     run = ["run"] if len(board.runs) > 1 else []
     gpu = any(row.gpu_memory_bytes is not None for row in board.rows)
     reason = any(row.error for row in board.rows)
+    again = ["on fresh seeds", "on test rows"] if any(row.confirmed for row in board.rows) else []
     return [
         *(
             "#",
@@ -141,6 +174,7 @@ def _columns(board: Leaderboard) -> list[str]:
             "trial",
             "state",
             board.metric,
+            *again,
             "perplexity",
             "below base",
             "best step",
@@ -163,6 +197,8 @@ def _markdown_cell(board: Leaderboard, row: Row, column: str) -> str:
         "trial": f"{row.name} (default)" if row.kind == "default" else row.name,
         "state": row.state,
         board.metric: formats.loss(row.eval_loss),
+        "on fresh seeds": expectation(row) + (" (tie)" if row.tie else ""),
+        "on test rows": test_expectation(row),
         "perplexity": formats.short(row.perplexity),
         "below base": formats.loss(row.gain_over_base),
         "best step": formats.ABSENT if row.best_step is None else str(row.best_step),

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ..trainer.result import BaseScore, TrialResult, TrialState, perplexity
+from .noise import Confirmed, configuration
 
 Kind = Literal["trial", "default", "base"]
 
@@ -50,6 +51,9 @@ class Row:
         settings: every hyperparameter of the trial, by its field name.
         lineage: trials whose weights this one took over while it ran (``TrialConfig.lineage``);
             ``settings`` are then those of its last part.
+        confirmed: what its configuration gave on fresh seeds, if that was tried.
+        tie: whether it cannot be told apart from the best (see ``noise.ties``), or has the
+            best one's configuration but for the seed.
     """
 
     rank: int | None
@@ -76,6 +80,18 @@ class Row:
     run: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
     lineage: Sequence[Mapping[str, Any]] = ()
+    confirmed: Confirmed | None = None
+    tie: bool = False
+
+    @property
+    def expected(self) -> float | None:
+        """The loss to expect: the mean over fresh seeds, where there are any, in nats."""
+        return self.eval_loss if self.confirmed is None else self.confirmed.mean
+
+    @property
+    def configuration(self) -> str:
+        """The same for two rows exactly if their hyperparameters are, but for the seeds."""
+        return configuration(self.settings)
 
     @property
     def rankable(self) -> bool:
@@ -84,7 +100,13 @@ class Row:
         return ended and self.eval_loss is not None
 
 
-def trial_row(result: TrialResult, base: BaseScore | None, run: str, has_adapter: bool) -> Row:
+def trial_row(
+    result: TrialResult,
+    base: BaseScore | None,
+    run: str,
+    has_adapter: bool,
+    confirmed: Mapping[str, Confirmed] = {},
+) -> Row:
     """The row of a trial, not ranked yet and without ``params``."""
     score = _finite(result.score)
     settings = {**result.config.get("lora", {}), **result.config.get("train", {})}
@@ -114,6 +136,7 @@ def trial_row(result: TrialResult, base: BaseScore | None, run: str, has_adapter
         run=run,
         settings=settings,
         lineage=tuple(result.config.get("lineage", ())),
+        confirmed=confirmed.get(configuration(settings)) if result.state.ranked else None,
     )
 
 

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from ..trainer.result import TrialState
 from . import formats
+from .confirmation import expectation
 from .leaderboard import Leaderboard
 from .rows import SHOWN_ALWAYS, Row
 
@@ -97,6 +98,7 @@ def _columns(board: Leaderboard, rows: tuple[Row, ...]) -> list[_Column]:
         made("trial", lambda row: "default" if row.kind == "default" else row.name, False),
         made("state", _state, False),
         made(board.metric.replace("_", " "), lambda row: formats.loss(row.eval_loss)),
+        *_again(rows),
         made("ppl", lambda row: formats.short(row.perplexity)),
         made("step", _step),
         made("r", lambda row: _param(row, "r")),
@@ -110,6 +112,22 @@ def _columns(board: Leaderboard, rows: tuple[Row, ...]) -> list[_Column]:
     if len(runs) > 1:
         columns.insert(1, made("run", lambda row: runs.get(row.run, row.run)))
     return columns
+
+
+def _again(rows: tuple[Row, ...]) -> list[_Column]:
+    """What the best gave on fresh seeds, and on the test rows."""
+    if not any(row.confirmed for row in rows):
+        return []
+    tie = [" =" if row.tie else "" for row in rows]
+    means = tuple(expectation(row) + end for row, end in zip(rows, tie, strict=True))
+    return [
+        _Column("fresh seeds", means),
+        _Column("test", tuple(formats.loss(_test(row)) for row in rows)),
+    ]
+
+
+def _test(row: Row) -> float | None:
+    return None if row.confirmed is None else row.confirmed.test_mean
 
 
 def _extras(board: Leaderboard, rows: tuple[Row, ...]) -> list[_Column]:
@@ -167,6 +185,8 @@ def _caption(board: Leaderboard, rows: tuple[Row, ...]) -> Text | None:
     lines += reasons[:_REASONS]
     if len(reasons) > _REASONS:
         lines.append(f"{len(reasons) - _REASONS} more without a rank")
+    if any(row.tie and row.confirmed for row in rows):
+        lines.append("=: cannot be told apart from the best")
     lines += board.warnings
     return Text("\n".join(formats.printable(line) for line in lines)) if lines else None
 

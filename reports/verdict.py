@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 
 from ..trainer.result import TrialState
-from .formats import short
+from .formats import loss, short
 from .leaderboard import Leaderboard
+from .noise import LEVEL, Confirmed
 from .rows import Row
 
 
@@ -18,6 +19,7 @@ def verdict(board: Leaderboard) -> str:
     """
     best = board.best
     parts = [_standing(board, best) if best else "No trial has a score to rank."]
+    parts.append(_certainty(board, best) if best else "")
     parts.append(_counts(board))
     parts.append(_early_stopping(board))
     parts.append(_taken_over(board))
@@ -28,10 +30,13 @@ def verdict(board: Leaderboard) -> str:
 def _standing(board: Leaderboard, best: Row) -> str:
     run = f" of {best.run}" if len(board.runs) > 1 else ""
     named = f"the default configuration ({best.name})" if best.kind == "default" else best.name
-    text = (
-        f"Best: {named}{run}, {board.metric} {short(best.eval_loss)} "
-        f"(perplexity {short(best.perplexity)}) at step {best.best_step} of {best.horizon}"
-    )
+    if best.confirmed is None:
+        text = (
+            f"Best: {named}{run}, {board.metric} {short(best.eval_loss)} "
+            f"(perplexity {short(best.perplexity)}) at step {best.best_step} of {best.horizon}"
+        )
+    else:
+        text = f"Best: {named}{run}, expected {board.metric} {_expected(best.confirmed)}"
     held = [_against_base(board, best), _against_default(board, best)]
     compared = ", ".join(part for part in held if part)
     return f"{text}: {compared}." if compared else f"{text}."
@@ -51,17 +56,77 @@ def _against_default(board: Leaderboard, best: Row) -> str:
     default = board.default
     if default is None:
         return ""
-    if default.eval_loss is None:
+    if default.expected is None:
         return f"the default configuration has no score ({default.state})"
-    note = short(default.eval_loss)
+    note = short(default.expected)
     if default.state != TrialState.COMPLETE:
         note += f", {default.state} at step {default.steps}"
-    return f"{_distance(best, default.eval_loss)} the default configuration ({note})"
+    distance = f"{_distance(best, default.expected)} the default configuration ({note})"
+    if board.noise is None:
+        return distance
+    runs = [1 if row.confirmed is None else len(row.confirmed.scores) for row in (best, default)]
+    assert best.expected is not None
+    beyond = board.noise.exceeded(default.expected - best.expected, *runs)
+    return f"{distance}, {'beyond' if beyond else 'within'} the noise"
 
 
-def _distance(best: Row, loss: float) -> str:
-    assert best.eval_loss is not None
-    gain = loss - best.eval_loss
+def _expected(found: Confirmed) -> str:
+    low, high = found.interval
+    test = ""
+    if found.test_mean is not None:
+        test = f"; {loss(found.test_mean)} on the test rows"
+    return (
+        f"{loss(found.mean)} (mean of {len(found.scores)} fresh seeds, {LEVEL:.0%} interval "
+        f"{loss(low)} to {loss(high)}{test})"
+    )
+
+
+def _certainty(board: Leaderboard, best: Row) -> str:
+    """What the best row's lead is worth."""
+    parts = [_alike(board, best), _ties(board, best)]
+    if best.confirmed is not None:
+        parts.append(
+            f"The search's own score of it, {loss(best.eval_loss)} at step {best.best_step} of "
+            f"{best.horizon}, is that of one run."
+        )
+    elif sum(row.rank is not None for row in board.rows) > 1 and board.noise is None:
+        parts.append(
+            "That is the lowest of single runs and flatters it: tune-lora confirm says what to "
+            "expect."
+        )
+    return " ".join(part for part in parts if part)
+
+
+def _alike(board: Leaderboard, best: Row) -> str:
+    """That trials differ from the best in their seeds alone."""
+    others = [row for row in board.rows if row.rank and row.run == best.run and row is not best]
+    alike = sum(row.configuration == best.configuration for row in others)
+    if not alike:
+        return ""
+    noise = f" (standard deviation {short(board.noise.deviation)})" if board.noise else ""
+    if alike == sum(row.kind == "trial" for row in others):
+        return f"All trials have the same configuration but for the seed: they tie{noise}."
+    who = "1 other trial has" if alike == 1 else f"{alike} other trials have"
+    return f"{who} its configuration with another seed, and tie{'s' * (alike == 1)}{noise}."
+
+
+def _ties(board: Leaderboard, best: Row) -> str:
+    """With which other configurations the best one ties."""
+    tied: dict[str, str] = {}
+    for row in board.rows:
+        if row.tie and row.confirmed is not None and row.configuration != best.configuration:
+            tied.setdefault(row.configuration, row.name)
+    if not best.tie or not tied:
+        return ""
+    return (
+        f"It ties with {' and '.join(tied.values())}, and has the fewest trainable parameters "
+        "of them."
+    )
+
+
+def _distance(best: Row, other: float) -> str:
+    assert best.expected is not None
+    gain = other - best.expected
     if gain == 0:
         return "level with"
     return f"{short(abs(gain))} {'below' if gain > 0 else 'above'}"

@@ -61,6 +61,9 @@ _BUDGET = {
     "search.keep_adapters",
     "search.checkpoint_minutes",
     "search.retries",
+    "search.confirm",
+    "search.confirm.top",
+    "search.confirm.seeds",
     "search.pack",
     "resources.workers",
     "resources.threads",
@@ -260,6 +263,7 @@ def _run_locked(
 
     display = make_display(space, ledger.results, console)
     ledger.watchers.append(display.update)
+    ledger.note = display.note
     with stop.catching_interrupts(close), display:
         _fit(ledger, ready, tracking, allocation, stop, display, starting)
     if ledger.halted is not None:

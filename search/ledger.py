@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import product
 
 from optuna.exceptions import StorageInternalError
 
@@ -18,10 +19,11 @@ from ..reports import leaderboard, render
 from ..spaces import Space
 from ..trainer.config import TrialConfig
 from ..trainer.errors import TrialError, reason
-from ..trainer.folder import RunFolder, read_json
+from ..trainer.folder import AUDIT, RunFolder, TrialFolder, confirmation, read_json
 from ..trainer.inherit import bequeath
 from ..trainer.result import TrialResult, TrialState
 from .bounds import MemoryBounds
+from .confirm import finalists, fresh_seeds, on_seed
 from .study import Study
 
 _PAUSE = 20
@@ -40,6 +42,7 @@ class Ledger:
             the trial, so it stays RUNNING in the study and a resumed search takes it up.
         audits: how many stopped trials to finish once all others have ended.
         memory: knows which configurations need no less memory than one that had too little.
+        note: told of a trial (its number) what its result does not say.
         halted: why the books can no longer be kept (a full disk, say); it closes them too.
     """
 
@@ -51,8 +54,11 @@ class Ledger:
     closed: bool = False
     audits: int = 0
     memory: MemoryBounds = field(default_factory=MemoryBounds)
+    note: Callable[[int, str], None] = lambda number, text: None
     halted: str | None = None
     _auditing: set[int] = field(default_factory=set)
+    _confirming: set[tuple[int, str]] = field(default_factory=set)
+    _finalists: tuple[int, ...] | None = None
     _next_board: float = 0.0
     _weighty: dict[int, TrialResult] = field(default_factory=dict)
 
@@ -63,7 +69,7 @@ class Ledger:
         not the study is told now; one whose folder was damaged is written again from the study.
         """
         for number in self.study.numbers():
-            told, kept = self.study.result(number), _read(self.run, number)
+            told, kept = self.study.result(number), _read(self.run.trial(number))
             if told is None and kept is not None and kept.state.finished:
                 self.study.tell(kept)
                 told = kept
@@ -92,7 +98,51 @@ class Ledger:
                 self.ended(known.ended(TrialState.OUT_OF_MEMORY, bound.reason))
         return None
 
-    def next_audit(self) -> TrialConfig | None:
+    @property
+    def reruns(self) -> bool:
+        """Whether trials are to be trained again once all have ended."""
+        return self.audits > 0 or self.space.search.confirm is not None
+
+    def next_rerun(self) -> tuple[TrialConfig, str] | None:
+        """A trial to train again, and the rerun's name; None when there are no more.
+
+        First stopped trials that are to be finished, then the best on fresh seeds.
+        """
+        if self.closed:
+            return None
+        config = self._next_audit()
+        return (config, AUDIT) if config is not None else self._next_confirmation()
+
+    def reran(self, result: TrialResult, rerun: str) -> None:
+        """A trial has been trained again; its own result stays what it was."""
+        if self.closed:
+            return
+        with self.keeping():
+            folder = self.run.trial(result.number).rerun(rerun)
+            folder.write_result(result)
+            folder.drop_adapter()
+            folder.drop_checkpoint()
+            self.note(result.number, _said(result, rerun))
+
+    def _next_confirmation(self) -> tuple[TrialConfig, str] | None:
+        wanted = self.space.search.confirm
+        if wanted is None:
+            return None
+        if self._finalists is None:
+            rows = leaderboard.build(self.run).rows
+            self._finalists = finalists(rows, wanted.top)
+        seeds = fresh_seeds(self.results.values(), wanted.seeds)
+        for seed, number in product(seeds, self._finalists):
+            name = confirmation(seed)
+            at = (number, name)
+            if at in self._confirming or _read(self.run.trial(number).rerun(name)) is not None:
+                continue
+            self._confirming.add(at)
+            self.note(number, f"is trained again on seed {seed}")
+            return on_seed(self.results[number], seed), name
+        return None
+
+    def _next_audit(self) -> TrialConfig | None:
         """A stopped trial to finish, chosen at random by the search's seed; None when done."""
         done = self.run.audits()
         stopped = [n for n, r in sorted(self.results.items()) if r.state is TrialState.PRUNED]
@@ -103,15 +153,6 @@ class Ledger:
                 self._auditing.add(number)
                 return self.study.config(number)
         return None
-
-    def audited(self, result: TrialResult) -> None:
-        """A stopped trial has been finished; its place in the ranking stays what it was."""
-        if not self.closed:
-            with self.keeping():
-                folder = self.run.trial(result.number).audit
-                folder.write_result(result)
-                folder.drop_adapter()
-                folder.drop_checkpoint()
 
     @property
     def running(self) -> bool:
@@ -213,8 +254,14 @@ class Ledger:
             del self._weighty[number]
 
 
-def _read(run: RunFolder, number: int) -> TrialResult | None:
+def _said(result: TrialResult, rerun: str) -> str:
+    score = "" if result.score is None else f"  eval_loss {result.score:.4f}"
+    test = "" if result.test_loss is None else f"  test {result.test_loss:.4f}"
+    return f"{rerun.replace('/', ' on seed ')}: {result.state}{score}{test}"
+
+
+def _read(folder: TrialFolder) -> TrialResult | None:
     try:
-        return TrialResult.from_dict(read_json(run.trial(number).result))
+        return TrialResult.from_dict(read_json(folder.result))
     except (TrialError, KeyError, TypeError, ValueError, AttributeError):
         return None

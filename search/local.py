@@ -10,6 +10,8 @@ from collections.abc import Callable
 from ..trainer.base import BaseModel, BaseSpec, load_base
 from ..trainer.data import TokenizedData
 from ..trainer.errors import DiskFullError
+from ..trainer.folder import is_confirmation
+from ..trainer.result import TrialResult
 from ..trainer.run import run_trial, score_base
 from ..trainer.tracking import WandbSettings, make_tracker
 from .ledger import Ledger
@@ -25,9 +27,12 @@ def fit_local(
     """Run the search's trials until they are done or ``stop()`` is true."""
     base: BaseModel | None = None
     while not (stop() or ledger.closed):
-        config = ledger.next_config()
+        config, rerun = ledger.next_config(), None
         if config is None:
-            return
+            found = ledger.next_rerun()
+            if found is None:
+                return
+            config, rerun = found
         if base is None or base.spoiled:
             base = load_base(spec)
         if ledger.run.read_base() is None:
@@ -35,17 +40,23 @@ def fit_local(
             with ledger.keeping():
                 ledger.run.write_base(score_base(base, data, batch))
 
-        def report(result: object) -> bool:
-            ledger.progress(result)  # type: ignore[arg-type]
+        def report(result: TrialResult, rerun: str | None = rerun) -> bool:
+            if rerun is None:
+                ledger.progress(result)
             return not (stop() or ledger.closed)
 
         folder = ledger.run.trial(config.number)
-        tracker = make_tracker(tracking, config)
+        folder = folder.rerun(rerun) if rerun else folder
+        tracker = None if rerun else make_tracker(tracking, config)
+        test = is_confirmation(rerun)
         try:
-            result = run_trial(config, base, data, report, folder, tracker, resume=True)
+            result = run_trial(config, base, data, report, folder, tracker, resume=True, test=test)
         except DiskFullError as error:
             ledger.halt(str(error))
             return
         if stop():
             ledger.closed = True
-        ledger.ended(result)
+        if rerun is None:
+            ledger.ended(result)
+        else:
+            ledger.reran(result, rerun)

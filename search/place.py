@@ -13,7 +13,7 @@ from typing import Any
 
 from ..trainer.config import TrialConfig
 from ..trainer.errors import DiskFullError
-from ..trainer.folder import RunFolder, disk_full
+from ..trainer.folder import RunFolder, disk_full, is_confirmation
 from ..trainer.result import TrialResult, TrialState
 from .stepped import SteppedTrial
 
@@ -61,7 +61,8 @@ class Place:
 
         Args:
             config: ``trial`` (a ``TrialConfig`` as JSON), ``score_base`` (whether to score the
-                untouched base first) and, for a stopped trial that is finished, ``audit``.
+                untouched base first) and, for a trial of before that is trained again, ``rerun``:
+                its name (see ``TrialFolder.rerun``).
         """
         return Visit(self, config)
 
@@ -129,18 +130,28 @@ class Place:
         settings = tracking.WandbSettings(**self._tracking) if self._tracking else None
         folder = self.root.trial(trial.number)
         tracker = None
-        if config.get("audit"):
-            folder = folder.audit
+        rerun = config.get("rerun")
+        if rerun:
+            folder = folder.rerun(rerun)
         else:
             tracker = tracking.make_tracker(settings, trial)
-        return run.run_trial(trial, base, self._data, report, folder, tracker, resume=True)
+        return run.run_trial(
+            trial,
+            base,
+            self._data,
+            report,
+            folder,
+            tracker,
+            resume=True,
+            test=is_confirmation(rerun),
+        )
 
 
 class Visit:
     """One trial at a place, from evaluation to evaluation."""
 
     def __init__(self, place: Place, config: dict[str, Any]) -> None:
-        self._audit = bool(config.get("audit"))
+        self._rerun: str | None = config.get("rerun")
         self._trial = SteppedTrial(lambda report: place.run(config, report))
 
     def advance(self) -> dict[str, Any]:
@@ -153,14 +164,14 @@ class Visit:
             result = self._trial.advance()
         except DiskFullError as error:
             return {"halt": str(error), "done": True}
-        return as_told(result, audit=self._audit)
+        return as_told(result, rerun=self._rerun)
 
     def stop(self) -> None:
         """Let the trial clean up after itself."""
         self._trial.stop()
 
 
-def as_told(result: TrialResult, *, audit: bool) -> dict[str, Any]:
+def as_told(result: TrialResult, *, rerun: str | None = None) -> dict[str, Any]:
     """What the driver is told of a trial at an evaluation, and at its end.
 
     There is no ``eval_loss`` where the step was not evaluated, because the trial failed there, say:
@@ -170,7 +181,7 @@ def as_told(result: TrialResult, *, audit: bool) -> dict[str, Any]:
         "number": result.number,
         "step": result.step,
         "baseline": result.baseline,
-        "audit": audit,
+        "rerun": rerun,
         "result": json.dumps(result.to_dict()),
         "done": result.state.finished,
     }
@@ -184,15 +195,19 @@ def from_told(told: dict[str, Any]) -> TrialResult:
     return TrialResult.from_dict(json.loads(told["result"]))
 
 
-def as_config(config: TrialConfig, *, score_base: bool = False) -> dict[str, Any]:
+def as_config(
+    config: TrialConfig, *, score_base: bool = False, rerun: str | None = None
+) -> dict[str, Any]:
     """Ray's configuration of a trial: what a worker is told.
 
     Args:
         config: what to train.
         score_base: whether to score the untouched base first.
+        rerun: see ``Place.begin``.
     """
     return {
         "trial": json.dumps(config.to_dict()),
         "number": config.number,
         "score_base": score_base,
+        "rerun": rerun,
     }

@@ -104,14 +104,14 @@ class Halving(AsyncHyperBandScheduler):  # type: ignore[misc]
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: Report) -> str:
         """Stop a trial that is not in the top ``1 / reduction_factor`` of its rung."""
-        if result.get("audit"):
+        if result.get("rerun"):
             return str(TrialScheduler.CONTINUE)
         self._take_up(trial, result)
         return _spared(super().on_trial_result(tune_controller, trial, result), result)
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: Report) -> None:
-        """Enter a trial's last result, unless it is one that was only finished for an audit."""
-        if not result.get("audit"):
+        """Enter a trial's last result, unless it is one that was only trained again."""
+        if not result.get("rerun"):
             self._take_up(trial, result)
             super().on_trial_complete(tune_controller, trial, result)
 
@@ -151,7 +151,7 @@ class Median(MedianStoppingRule):  # type: ignore[misc]
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: Report) -> str:
         """Stop a trial whose best loss is worse than the median of the others' running means."""
-        if result.get("audit") or "eval_loss" not in result:
+        if result.get("rerun") or "eval_loss" not in result:
             return str(TrialScheduler.CONTINUE)
         self._take_up(trial, result)
         action = _spared(super().on_trial_result(tune_controller, trial, result), result)
@@ -162,7 +162,7 @@ class Median(MedianStoppingRule):  # type: ignore[misc]
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: Report) -> None:
         """Enter a trial's last result; one that failed may have none."""
-        if "eval_loss" in result and not result.get("audit"):
+        if "eval_loss" in result and not result.get("rerun"):
             self._take_up(trial, result)
             super().on_trial_complete(tune_controller, trial, result)
 
@@ -215,7 +215,7 @@ class Population(PopulationBasedTraining):  # type: ignore[misc]
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: Report) -> str:
         """Let a trial of the worst take over from one of the best."""
-        if result.get("audit"):
+        if result.get("rerun"):
             return str(TrialScheduler.CONTINUE)
         if "eval_loss" in result:
             self._ledger.progress(from_told(result))

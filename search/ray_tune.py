@@ -81,14 +81,14 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         super().__init__(metric="eval_loss", mode="min")
         self._ledger = ledger
         self._numbers: dict[str, int] = {}
-        self._audits: set[str] = set()
+        self._reruns: dict[str, str] = {}
         self._base_scorer: str | None = None
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next configuration, FINISHED when there are no more."""
         config = self._ledger.next_config()
         if config is None:
-            return self._suggest_audit(trial_id)
+            return self._suggest_rerun(trial_id)
         self._numbers[trial_id] = config.number
         # One trial scores the base before it trains; if its worker dies first, the next one does.
         score_base = self._base_scorer is None and self._ledger.run.read_base() is None
@@ -96,28 +96,30 @@ class StudySearcher(Searcher):  # type: ignore[misc]
             self._base_scorer = trial_id
         return as_config(config, score_base=score_base)
 
-    def _suggest_audit(self, trial_id: str) -> dict[str, Any] | str | None:
-        """A stopped trial to finish; None, Ray's word for later, while others still run."""
-        if self._ledger.audits and self._ledger.running and not self._ledger.closed:
+    def _suggest_rerun(self, trial_id: str) -> dict[str, Any] | str | None:
+        """A trial to train again; None, Ray's word for later, while others still run."""
+        if self._ledger.reruns and self._ledger.running and not self._ledger.closed:
             return None
-        config = self._ledger.next_audit()
-        if config is None:
+        found = self._ledger.next_rerun()
+        if found is None:
             return str(Searcher.FINISHED)
-        self._audits.add(trial_id)
-        return {**as_config(config), "audit": True}
+        config, name = found
+        self._reruns[trial_id] = name
+        return as_config(config, rerun=name)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """A trial has been evaluated."""
-        if "result" in result and trial_id not in self._audits:
+        if "result" in result and trial_id not in self._reruns:
             self._ledger.progress(from_told(result))
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         """A trial has ended: by itself, by the scheduler, or with its worker."""
-        if trial_id in self._audits:
+        rerun = self._reruns.pop(trial_id, None)
+        if rerun is not None:
             if not error and result and "result" in result:
-                self._ledger.audited(from_told(result))
+                self._ledger.reran(from_told(result), rerun)
             return
         number = self._numbers.pop(trial_id, None)
         if trial_id == self._base_scorer:

@@ -9,6 +9,7 @@ imports torch, transformers, peft, optuna or ray: a space is checked in a fracti
 """
 
 from .blocks import (
+    ConfirmBlock,
     DataBlock,
     Limits,
     LoraBlock,
@@ -39,6 +40,7 @@ __all__ = [
     "TARGET_PRESETS",
     "AshaScheduler",
     "Choice",
+    "ConfirmBlock",
     "Constant",
     "DataBlock",
     "Domain",

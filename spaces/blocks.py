@@ -99,6 +99,15 @@ Tracking: TypeAlias = Annotated[
 ]
 
 
+class ConfirmBlock(Block):
+    """The best configurations, trained again on fresh seeds once the search has ended."""
+
+    top: Count = 3
+    """How many configurations."""
+    seeds: Annotated[int, Field(ge=2)] = 3
+    """Seeds that each is trained with, to its horizon."""
+
+
 class SearchBlock(Block):
     """How many trials, and how they are drawn and stopped."""
 
@@ -125,6 +134,8 @@ class SearchBlock(Block):
     """How often a trial whose worker died is taken up again."""
     pack: Count | Literal["auto"] = "auto"
     """Trials that a worker (a GPU) trains in one pass; `auto` measures whether that is faster."""
+    confirm: ConfirmBlock | None = None
+    """Train the best again on fresh seeds, and rank them by what that gives; null does not."""
     baseline: bool = True
     """Run a published default configuration as trial 0, to have something to beat."""
 

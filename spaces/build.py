@@ -19,7 +19,14 @@ from .blocks import (
     TrainBlock,
     WandbTracking,
 )
-from .crosschecks import check_data, check_quantization, check_scheduler, check_task, check_values
+from .crosschecks import (
+    check_confirm,
+    check_data,
+    check_quantization,
+    check_scheduler,
+    check_task,
+    check_values,
+)
 from .errors import MISSING, FaultLog, KeyPath
 from .fixed import Block
 from .nearest import BLOCKS, VALUE_BLOCKS, nearest, suggest_keys
@@ -78,6 +85,7 @@ def build_space(name: str, raw: object, log: FaultLog) -> Space:
         check_task(model, data, log)
     if search:
         check_scheduler(search.scheduler, values, log)
+        check_confirm(search, log)
     if log.faults or not (model and data and search and resources):
         raise log.error()
     return Space(

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping
 from itertools import product
 from typing import Final
 
-from .blocks import DataBlock, ModelBlock
+from .blocks import DataBlock, ModelBlock, SearchBlock
 from .domains import Choice, Ratio, Value, numbers
 from .errors import MISSING, FaultLog, KeyPath
 from .nearest import nearest
@@ -91,6 +91,22 @@ def check_scheduler(
         if not names & set(PBT_CHANGES):
             rule = f"needs a domain for one of {', '.join(PBT_CHANGES)}: nothing else changes in it"
             log.add(("search", "scheduler"), scheduler.word, rule)
+
+
+def check_confirm(search: SearchBlock, log: FaultLog) -> None:
+    """Check that what is confirmed can be trained again, and exported afterwards."""
+    confirm = search.confirm
+    if confirm is None:
+        return
+    if isinstance(search.scheduler, PbtScheduler):
+        rule = "cannot be with pbt: its trials change configurations as they go; use another one"
+        log.add(("search", "confirm"), MISSING, rule)
+    if confirm.top > search.keep_adapters:
+        rule = (
+            f"must be at most search.keep_adapters, which is {search.keep_adapters}: the weights "
+            "of others are deleted, and one of these is to be exported"
+        )
+        log.add(("search", "confirm", "top"), confirm.top, rule)
 
 
 def check_quantization(model: ModelBlock, log: FaultLog) -> None:

@@ -10,6 +10,7 @@ from typing import Final
 from pydantic import BaseModel
 
 from .blocks import (
+    ConfirmBlock,
     DataBlock,
     Limits,
     ModelBlock,
@@ -29,6 +30,7 @@ FIXED_BLOCKS: Final[dict[str, type[BaseModel]]] = {
 }
 NESTED_BLOCKS: Final[dict[str, type[BaseModel]]] = {
     "data.limit": Limits,
+    "search.confirm": ConfirmBlock,
     **{f"search.scheduler.{word}": block for word, block in SCHEDULERS.items()},
     "tracking.wandb": WandbTracking,
 }

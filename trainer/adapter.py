@@ -110,6 +110,14 @@ def save_adapter(model: PeftModel, folder: TrialFolder, step: int) -> None:
     replace_folder(aside, folder.adapter)
 
 
+def load_saved(model: PeftModel, folder: TrialFolder) -> None:
+    """Put the adapter that ``save_adapter`` kept in place of the model's own."""
+    from peft import load_peft_weights, set_peft_model_state_dict
+
+    weights = load_peft_weights(str(folder.adapter), device=str(model.device))
+    set_peft_model_state_dict(model, weights)
+
+
 def fits(folder: TrialFolder, checkpoint: Checkpoint) -> bool:
     """Whether the folder's adapter is that of the checkpoint's best evaluation.
 

@@ -9,6 +9,8 @@
       base.json             the untouched base model's score
       data/                 tokenized splits (Arrow)
       trials/0007/          metrics.jsonl, result.json, adapter/; checkpoint/ while it runs
+        audit/              the same, of a stopped trial that was finished on request
+        confirm/1/          the same, of its configuration trained again on seed 1
       leaderboard.{csv,json,md} report.html
       ray/                  Ray Tune's experiment state
 """
@@ -31,10 +33,23 @@ from typing import IO, Any
 from .errors import TrialError
 from .result import BaseScore, TrialResult
 
+AUDIT = "audit"
+"""Name of the rerun that finishes a trial which was stopped early."""
+_CONFIRM = "confirm"
 _LOCK = ".lock"
 _SCRATCH = ".scratch-"
 _FULL = 2**20
 """Bytes: with less left, whatever failed is taken to have failed for that."""
+
+
+def confirmation(seed: int) -> str:
+    """Name of the rerun that trains a trial's configuration on another seed."""
+    return f"{_CONFIRM}/{seed}"
+
+
+def is_confirmation(rerun: str | None) -> bool:
+    """Whether a rerun's name is one of ``confirmation``."""
+    return rerun is not None and rerun.startswith(f"{_CONFIRM}/")
 
 
 def disk_full(error: BaseException, where: Path) -> bool:
@@ -143,7 +158,11 @@ class TrialFolder:
     @property
     def audit(self) -> TrialFolder:
         """Where a stopped trial is finished on request, beside what it was when it was stopped."""
-        return TrialFolder(self.root / "audit")
+        return self.rerun(AUDIT)
+
+    def rerun(self, name: str) -> TrialFolder:
+        """Where the trial is trained again: ``AUDIT``, or what ``confirmation`` says."""
+        return TrialFolder(self.root / name)
 
     @property
     def scratch(self) -> Path:
@@ -327,6 +346,15 @@ class RunFolder:
             TrialResult.from_dict(read_json(p)) for p in self.trials.glob("*/audit/result.json")
         ]
         return {result.number: result for result in found}
+
+    def confirmations(self) -> dict[int, tuple[TrialResult, ...]]:
+        """Of trials that were trained again on fresh seeds, by number: what came of each seed."""
+        found: dict[int, tuple[TrialResult, ...]] = {}
+        paths = self.trials.glob(f"*/{_CONFIRM}/*/result.json")
+        for path in sorted(paths, key=lambda path: (len(path.parent.name), path)):
+            result = TrialResult.from_dict(read_json(path))
+            found[result.number] = (*found.get(result.number, ()), result)
+        return found
 
     def write_base(self, score: BaseScore) -> None:
         """Keep the base model's score."""

@@ -150,6 +150,10 @@ class Recorder:
         self.result = self.result.ended(state or self._outcome or TrialState.COMPLETE, error)
         return self.result
 
+    def tested(self, loss: float) -> None:
+        """The best evaluation's adapter has been scored on the test rows."""
+        self.result = replace(self.result, test_loss=loss)
+
     def close(self) -> None:
         """Nothing more comes of the trial: let its tracker know the result."""
         self._track(lambda tracker: tracker.finish(self.result))

@@ -95,6 +95,8 @@ class TrialResult:
         micro_batch: rows a forward pass; less than the configuration's after running out of
             memory, at the same effective batch.
         stopped_early: whether the trial's own early-stopping rule ended it.
+        test_loss: ``eval_loss`` of the adapter on the test rows; only of a trial that confirms
+            another on a fresh seed.
         error: traceback of a trial that failed.
     """
 
@@ -115,6 +117,7 @@ class TrialResult:
     gpu_utilization: float | None = None
     micro_batch: int | None = None
     stopped_early: bool = False
+    test_loss: float | None = None
     error: str | None = None
 
     @property

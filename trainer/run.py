@@ -24,7 +24,7 @@ from transformers import (
 )
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from .adapter import attached, fits, save_adapter
+from .adapter import attached, fits, load_saved, save_adapter
 from .base import BaseModel
 from .batches import EpochSampler
 from .checkpoint import Checkpoint, find, seal
@@ -57,6 +57,7 @@ def run_trial(
     tracker: Tracker | None = None,
     *,
     resume: bool = False,
+    test: bool = False,
 ) -> TrialResult:
     """Train one configuration to its horizon, or until ``report`` says stop.
 
@@ -73,6 +74,7 @@ def run_trial(
         tracker: sees every log line.
         resume: go on from the folder's checkpoint, if it holds one. The answer to the
             evaluation at that checkpoint is asked for again.
+        test: score the adapter of the best evaluation on the test rows, if there are any, too.
 
     Returns:
         The result in its final state. A trial that fails is a result, never an exception:
@@ -85,7 +87,7 @@ def run_trial(
         folder.clear()
     for micro_batch in config.micro_batches():
         with _blaming_a_full_disk(folder):
-            recorder = _attempt(config, micro_batch, base, data, report, folder, tracker)
+            recorder = _attempt(config, micro_batch, base, data, report, folder, tracker, test)
         # A base that the trial has changed is of no use for another attempt.
         if recorder.result.state is not TrialState.OUT_OF_MEMORY or base.spoiled:
             break
@@ -105,6 +107,7 @@ def _attempt(
     report: Report,
     folder: TrialFolder,
     tracker: Tracker | None,
+    test: bool,
 ) -> Recorder:
     come_into(folder, config)
     checkpoint = _take_up(folder, config)
@@ -117,6 +120,10 @@ def _attempt(
             trainable, total = model.get_nb_trainable_parameters()
             recorder.parameters(trainable, total, micro_batch)
             _train(model, config, base, data, recorder, folder, checkpoint)
+            if test and len(data.test) and recorder.result.best_step is not None:
+                load_saved(model, folder)
+                batch = int(config.train["per_device_eval_batch_size"])
+                recorder.tested(score_on(model, base, data.test, batch)[0])
         recorder.finished()
     except Exception as error:
         if disk_full(error, folder.root):

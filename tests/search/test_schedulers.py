@@ -122,7 +122,7 @@ class Judge:
         trial = self.trial(number)
         result = evaluated(self.config(number), *losses)
         before = len(self.taken)
-        report = {**as_told(result, audit=False), **told}
+        report = {**as_told(result), **told}
         answer = self.scheduler.on_trial_result(self, trial, report)
         assert answer in (TrialScheduler.CONTINUE, TrialScheduler.STOP)
         return answer == TrialScheduler.CONTINUE and len(self.taken) == before
@@ -132,7 +132,7 @@ class Judge:
         trial = self.trial(number)
         result = evaluated(self.config(number), *losses)
         result = replace(result, state=TrialState.FAILED, step=step)
-        self.scheduler.on_trial_complete(self, trial, as_told(result, audit=False))
+        self.scheduler.on_trial_complete(self, trial, as_told(result))
         self.ledger.results[number] = result
         trial.status = Trial.TERMINATED
 
@@ -221,16 +221,16 @@ def test_an_audit_neither_counts_nor_is_stopped(judge: Callable[..., Judge], nam
     for n in found[:-1]:
         for asked in (plain, audited):
             asked.report(n, 1.0 if n else 2.0)
-    stopped = RayTrial({"number": found[1], "audit": True}, "audit")
+    stopped = RayTrial({"number": found[1], "rerun": "audit"}, "audit")
     audited.scheduler.on_trial_add(audited, stopped)
     worst = evaluated(audited.config(found[1]), 99.0, 99.0)
-    told = as_told(worst, audit=True)
+    told = as_told(worst, rerun="audit")
     for step in (1, 2):
         report = {**told, "step": step}
         assert audited.scheduler.on_trial_result(audited, stopped, report) == (
             TrialScheduler.CONTINUE
         )
-    best = as_told(evaluated(audited.config(found[1]), 0.0), audit=True)
+    best = as_told(evaluated(audited.config(found[1]), 0.0), rerun="audit")
     audited.scheduler.on_trial_complete(audited, stopped, best)
     for loss in (0.5, 1.5, 2.5):
         assert audited.report(found[-1], loss) is plain.report(found[-1], loss)
@@ -491,13 +491,13 @@ def test_pbt_chance_is_the_searches_own(judge: Callable[..., Judge]) -> None:
 def test_what_ray_is_told_of_a_trial() -> None:
     config = TrialConfig(3, "CAUSAL_LM", {}, {"max_steps": 4}, (2, 4), baseline=True)
     result = evaluated(config, 1.5)
-    told = as_told(result, audit=True)
+    told = as_told(result, rerun="audit")
     assert TrialResult.from_dict(json.loads(told.pop("result"))) == result
     assert told == {
         "number": 3,
         "step": 2,
         "baseline": True,
-        "audit": True,
+        "rerun": "audit",
         "done": False,
         "eval_loss": 1.5,
     }

@@ -1,18 +1,19 @@
 """Score and adapter are of the best step, which is checked by loading the adapter with peft."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from peft import PeftModel
 from safetensors.torch import load_file
-from tiny_trials import RISING, Outcome, checksum, make_config, row_by_row
+from tiny_trials import RISING, Outcome, checksum, go_on, make_config, row_by_row
 from tune_lora.trainer.base import BaseModel
 from tune_lora.trainer.data import TokenizedData
 from tune_lora.trainer.folder import TrialFolder
 from tune_lora.trainer.result import TrialResult, TrialState
-from tune_lora.trainer.run import score_base
+from tune_lora.trainer.run import run_trial, score_base
 
 Trial = Callable[..., Outcome]
 
@@ -54,6 +55,51 @@ def test_score_is_the_loss_of_the_saved_adapter(
     outcome = trial(make_config(lora, **train))
     assert outcome.result.state is TrialState.COMPLETE
     assert outcome.result.score == pytest.approx(reloaded_loss(outcome), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("lora", "train"),
+    [
+        (ALL, RISING),
+        ({"use_dora": True}, {}),
+        ({"modules_to_save": ["lm_head"]}, {}),
+        ({"bias": "all"}, {}),
+        ({"init_lora_weights": "pissa"}, {}),
+    ],
+)
+def test_the_test_rows_are_scored_with_the_saved_adapter(
+    base: BaseModel,
+    data: TokenizedData,
+    new_base: Callable[..., BaseModel],
+    tmp_path: Path,
+    lora: dict[str, Any],
+    train: dict[str, Any],
+) -> None:
+    folder = TrialFolder(tmp_path / "trial")
+    config = make_config(lora, **train)
+    result = run_trial(config, base, data, go_on, folder, test=True)
+    assert result.best_step is not None
+    assert result.step >= result.best_step
+    model = PeftModel.from_pretrained(new_base().model, str(folder.adapter))
+    assert result.test_loss == pytest.approx(row_by_row(model, data.test), rel=1e-6)
+    assert result.score == pytest.approx(row_by_row(model, data.validation), rel=1e-6)
+
+
+def test_the_test_rows_are_left_alone_unless_asked_for(
+    base: BaseModel, data: TokenizedData, tmp_path: Path
+) -> None:
+    class Forbidden:
+        def __len__(self) -> int:
+            raise AssertionError("the test rows were looked at")
+
+    result = run_trial(
+        make_config(),
+        base,
+        replace(data, test=Forbidden()),  # type: ignore[arg-type]
+        go_on,
+        TrialFolder(tmp_path / "trial"),
+    )
+    assert (result.state, result.test_loss) == (TrialState.COMPLETE, None)
 
 
 def test_adapter_of_the_best_step_is_kept_not_of_the_last(

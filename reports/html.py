@@ -18,7 +18,7 @@ from . import confirmation, formats
 from .agreement import AUDIT_HEADS, RUNG_HEADS, audit_cells, rung_cells
 from .confirmation import confirmed_rows, expectation
 from .edges import at_edges
-from .figures import figures
+from .figures import Figure, figures
 from .leaderboard import Leaderboard
 from .page import (
     Section,
@@ -30,6 +30,7 @@ from .page import (
     table,
     tiles,
 )
+from .seed_figure import seed_figure
 from .verdict import verdict
 
 
@@ -117,9 +118,9 @@ def _confirmation(board: Leaderboard) -> str:
     rows = confirmed_rows(board)
     if not rows:
         return ""
-    return caption(confirmation.caption(rows)) + table(
-        confirmation.HEADS, map(confirmation.cells, rows), left=1
-    )
+    shown = seed_figure(rows, f"{board.metric}, nats")
+    drawn = Figure("seeds", "On fresh seeds", confirmation.caption(rows), shown)
+    return figure_body(drawn) + table(confirmation.HEADS, map(confirmation.cells, rows), left=1)
 
 
 def _stopping(board: Leaderboard) -> str:

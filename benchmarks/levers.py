@@ -16,13 +16,14 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from configurations import MODEL
+from torch.nn.functional import cross_entropy
 from tune_lora.spaces import ModelBlock, Space, load_space
 from tune_lora.trainer import loss as losses
 from tune_lora.trainer.adapter import attached
@@ -31,6 +32,8 @@ from tune_lora.trainer.config import TrialConfig
 from tune_lora.trainer.data import IGNORE, tokenize
 
 STEPS, BATCH = 8, 4
+SHARED, PADDED = "_shares", "_tells_apart"
+"""Of ``loss``: whether rows may share beginnings, and whether they may do without padding."""
 Batch = dict[str, torch.Tensor]
 Step = Callable[[Any, Batch], torch.Tensor]
 
@@ -67,18 +70,22 @@ def ours(model: Any, batch: Batch) -> torch.Tensor:
 
 def everywhere(model: Any, batch: Batch) -> torch.Tensor:
     """Logits of every position."""
-    loss: torch.Tensor = model(**losses.flattened(model, batch), use_cache=False).loss
-    return loss
+    inputs, targets = losses.laid_out(model, batch)
+    logits = model(**inputs, use_cache=False).logits.flatten(0, 1)
+    # Of all logits, as transformers has it, and not only of those that count.
+    labels = torch.full((len(logits),), IGNORE).index_copy(0, targets.positions, targets.tokens)
+    return cross_entropy(logits.float(), labels, ignore_index=IGNORE)
 
 
 @contextmanager
-def padded() -> Iterator[None]:
-    real = losses.flattened
-    losses.flattened = lambda model, batch: batch
+def without(name: str) -> Iterator[None]:
+    """One of the questions that the layout of a batch depends on, answered with no."""
+    real = getattr(losses, name)
+    setattr(losses, name, lambda *_: False)
     try:
         yield
     finally:
-        losses.flattened = real
+        setattr(losses, name, real)
 
 
 def seconds(base: BaseModel, trial: TrialConfig, step: Step, batches: list[Batch]) -> float:
@@ -123,21 +130,20 @@ def main() -> None:
     train = {"per_device_train_batch_size": BATCH, "max_steps": STEPS}
     trial = TrialConfig(0, "CAUSAL_LM", lora, train, (STEPS,))
 
-    def measured(kind: str, step: Step, batches: list[Batch], *, pads: bool = False) -> float:
-        if not pads:
-            return seconds(bases[kind], trial, step, batches)
-        with padded():
+    def measured(kind: str, step: Step, batches: list[Batch], lacks: str = "") -> float:
+        with without(lacks) if lacks else nullcontext():
             return seconds(bases[kind], trial, step, batches)
 
     variants: dict[str, Callable[[], float]] = {
         "all of them": lambda: measured("dequantized", ours, mixed),
-        "padded to the longest row": lambda: measured("dequantized", ours, mixed, pads=True),
-        "the same, rows of like length": lambda: measured("dequantized", ours, grouped, pads=True),
+        "shared beginnings in each row": lambda: measured("dequantized", ours, mixed, SHARED),
+        "padded to the longest row": lambda: measured("dequantized", ours, mixed, PADDED),
+        "the same, rows of like length": lambda: measured("dequantized", ours, grouped, PADDED),
         "logits of every position": lambda: measured("dequantized", everywhere, mixed),
         "NF4 dequantized at each use": lambda: measured("bitsandbytes", ours, mixed),
-        "none of them": lambda: measured("bitsandbytes", everywhere, mixed, pads=True),
+        "none of them": lambda: measured("bitsandbytes", everywhere, mixed, PADDED),
         "none, padded to max_length 256": lambda: measured(
-            "bitsandbytes", everywhere, fixed, pads=True
+            "bitsandbytes", everywhere, fixed, PADDED
         ),
     }
     found: dict[str, list[float]] = {name: [] for name in variants}

@@ -1,4 +1,4 @@
-"""A causal model's loss without padding, from the logits of supervised positions alone.
+"""A causal model's loss without padding and repeats, from logits of supervised positions alone.
 
 Logits over a vocabulary are the largest activation of a step, and those of a prompt count for
 nothing: here the output head sees only the positions whose next token has a label. Its input is
@@ -8,13 +8,15 @@ its logits one by one (a scale, a softcap) stays valid. The loss is transformers
 
 Where rows of a batch differ in length, they go through the model one after the other, as a single
 row without padding, each counted from position 0: transformers' attention masks keep such documents
-apart (``find_packed_sequence_indices`` in its masking_utils.py).
+apart (``find_packed_sequence_indices`` in its masking_utils.py). Where rows begin alike, what they
+share goes through once (``prefixes``).
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,6 +25,7 @@ from torch.nn import functional
 from transformers.loss.loss_utils import ForCausalLMLoss
 
 from .data import IGNORE
+from .prefixes import nodes, trie
 
 _BARE_HEADS = {
     "bloom",
@@ -39,6 +42,8 @@ _BARE_HEADS = {
 """Model types whose logits are what the head returns, with nothing done to them afterwards."""
 _BY_POSITION = {"falcon", "gpt2", "gpt_neox", "llama", "mistral", "phi3", "qwen2", "qwen3"}
 """Model types that tell documents in a row apart by the positions of their tokens."""
+_DROPOUT = ("attention_dropout", "attn_pdrop", "attn_dropout")
+"""Fields of configs: dropout of attention's weights, which is in no module."""
 _FLASH = ("flash_attention_2", "flash_attention_3")
 
 
@@ -71,17 +76,42 @@ def supervised_loss(model: Any, batch: Mapping[str, Any]) -> tuple[torch.Tensor,
         The negative log-likelihood in nats, a scalar with a gradient (0 where nothing is
         supervised), and how many tokens it is of.
     """
-    batch = flattened(model, batch)
-    gather = _Gather(batch["labels"], model.config.model_type)
-    logits = gather.logits(model, batch)
+    inputs, targets = laid_out(model, batch)
+    gather = _Gather(targets, model.config.model_type)
+    logits = gather.logits(model, inputs)
+    count = len(targets.tokens)
     if gather.fused is not None:
-        return gather.fused, len(gather.targets)
-    total = functional.cross_entropy(logits.float(), gather.targets, reduction="sum")
-    return total, len(gather.targets)
+        return gather.fused, count
+    return functional.cross_entropy(logits.float(), targets.tokens, reduction="sum"), count
 
 
-def flattened(model: Any, batch: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
-    """The batch as one row without padding, where the model allows it and it is less work.
+@dataclass(frozen=True)
+class Targets:
+    """What is predicted, and where.
+
+    Attributes:
+        shape: of the model's input, ``[rows, tokens]``.
+        positions: those whose next token is supervised, in the input flattened, ``[targets]``.
+            Where rows share a beginning, a position may be there more than once.
+        tokens: the supervised tokens, ``[targets]``.
+    """
+
+    shape: torch.Size
+    positions: torch.Tensor
+    tokens: torch.Tensor
+
+    @classmethod
+    def of(cls, labels: torch.Tensor) -> Targets:
+        """Those of ``[rows, tokens]``; no row's first token is predicted."""
+        following = functional.pad(labels[:, 1:], (0, 1), value=IGNORE).flatten()
+        positions = (following != IGNORE).nonzero().squeeze(1)
+        return cls(labels.shape, positions, following[positions])
+
+
+def laid_out(
+    model: Any, batch: Mapping[str, torch.Tensor]
+) -> tuple[Mapping[str, torch.Tensor], Targets]:
+    """The batch as one row without padding and repeats, where the model allows it and it pays.
 
     Except to flash attention, tokens of other rows are work too, if masked: for a layer of width
     ``h`` (12 h² weights) and ``t`` tokens in a row, 24 h² t operations and 4 h t² of attention.
@@ -92,24 +122,78 @@ def flattened(model: Any, batch: Mapping[str, torch.Tensor]) -> Mapping[str, tor
             right.
 
     Returns:
-        ``input_ids``, ``position_ids`` and ``labels``, ``[1, tokens that are no padding]``; or the
-        batch itself.
+        Arguments of the model's forward, and what it is to predict.
     """
     mask = batch["attention_mask"].bool()
     rows, longest = mask.shape
-    total = int(mask.sum())
-    if total == mask.numel() or not _tells_apart(model):
-        return batch
+    as_is = {key: value for key, value in batch.items() if key != "labels"}
+    if rows == 1 or not _tells_apart(model):
+        return as_is, Targets.of(batch["labels"])
+    lengths = mask.sum(1).tolist()
+    texts = [ids[:length] for ids, length in zip(batch["input_ids"].tolist(), lengths, strict=True)]
+    total = sum(lengths)
+    shared = nodes(texts) if _shares(model, longest) else total
     width = model.config.get_text_config().hidden_size
     flash = model.config._attn_implementation in _FLASH
-    if not flash and (6 * width + total) * total > (6 * width + longest) * rows * longest:
-        return batch
-    positions = torch.arange(longest, device=mask.device).expand(rows, -1)
+    whole = (6 * width + longest) * rows * longest
+    if shared < total and (6 * width + shared) * shared <= whole:
+        return _as_tree(model, batch, texts)
+    if total == mask.numel() or (not flash and (6 * width + total) * total > whole):
+        return as_is, Targets.of(batch["labels"])
     labels = batch["labels"].clone()
     # No row's first token is predicted, least of all from the row before.
     labels[:, 0] = IGNORE
-    found = {"input_ids": batch["input_ids"], "position_ids": positions, "labels": labels}
-    return {key: values[mask].unsqueeze(0) for key, values in found.items()}
+    positions = torch.arange(longest, device=mask.device).expand(rows, -1)
+    found = {"input_ids": batch["input_ids"], "position_ids": positions}
+    inputs = {key: values[mask].unsqueeze(0) for key, values in found.items()}
+    return inputs, Targets.of(labels[mask].unsqueeze(0))
+
+
+def _as_tree(
+    model: Any, batch: Mapping[str, torch.Tensor], texts: Sequence[Sequence[int]]
+) -> tuple[Mapping[str, torch.Tensor], Targets]:
+    tree = trie(texts)
+    device = batch["input_ids"].device
+    sees: torch.Tensor = tree.sees[None, None].to(device)
+    if model.config._attn_implementation == "eager":
+        # It adds the mask to its scores.
+        lowest = torch.finfo(model.dtype).min
+        sees = torch.zeros(sees.shape, dtype=model.dtype, device=device).masked_fill(~sees, lowest)
+    inputs = {
+        "input_ids": tree.tokens[None].to(device),
+        "position_ids": tree.depths[None].to(device),
+        "attention_mask": sees,
+    }
+    positions, tokens = [], []
+    for path, labels in zip(tree.paths, batch["labels"].cpu(), strict=True):
+        following = labels[1 : len(path)]
+        counts = following != IGNORE
+        positions.append(path[:-1][counts])
+        tokens.append(following[counts])
+    targets = Targets(
+        inputs["input_ids"].shape, torch.cat(positions).to(device), torch.cat(tokens).to(device)
+    )
+    return inputs, targets
+
+
+def _shares(model: Any, longest: int) -> bool:
+    """Whether rows of so many tokens may share their beginnings.
+
+    Not with flash attention, which takes no mask; nor past a sliding window, which the mask would
+    not know; nor where dropout would give what is shared the same noise.
+    """
+    config = model.config
+    if config._attn_implementation not in ("eager", "sdpa"):
+        return False
+    window = getattr(config, "sliding_window", None)
+    if window is not None and longest > window:
+        return False
+    if not model.training:
+        return True
+    rates = (getattr(config, name, 0.0) or 0.0 for name in _DROPOUT)
+    return not any(rates) and not any(
+        isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules()
+    )
 
 
 def _tells_apart(model: Any) -> bool:
@@ -131,36 +215,28 @@ def row_losses(model: Any, batch: Mapping[str, Any]) -> tuple[torch.Tensor, torc
     Returns:
         Negative log-likelihoods in nats with a gradient, and row indices, ``[positions]`` each.
     """
-    gather = _Gather(batch["labels"], None)
-    logits = gather.logits(model, batch)
-    losses = functional.cross_entropy(logits.float(), gather.targets, reduction="none")
-    return losses, gather.rows
+    targets = Targets.of(batch["labels"])
+    inputs = {key: value for key, value in batch.items() if key != "labels"}
+    logits = _Gather(targets, None).logits(model, inputs)
+    losses = functional.cross_entropy(logits.float(), targets.tokens, reduction="none")
+    return losses, targets.positions // targets.shape[1]
 
 
 class _Gather:
     """A forward pre-hook of the output head.
 
     Attributes:
-        targets: the supervised tokens, ``[positions]``.
+        targets: what the logits are to predict.
         fused: their summed loss, where the head's product was made part of it; never without a
             model type.
     """
 
-    def __init__(self, labels: torch.Tensor, model_type: str | None) -> None:
-        following = functional.pad(labels[:, 1:], (0, 1), value=IGNORE).flatten()
-        self._shape, self._model_type = labels.shape, model_type
-        self._positions = (following != IGNORE).nonzero().squeeze(1)
-        self.targets = following[self._positions]
+    def __init__(self, targets: Targets, model_type: str | None) -> None:
+        self.targets, self._model_type = targets, model_type
         self.fused: torch.Tensor | None = None
 
-    @property
-    def rows(self) -> torch.Tensor:
-        """The row of each supervised token, ``[positions]``."""
-        return self._positions // self._shape[1]
-
-    def logits(self, model: Any, batch: Mapping[str, Any]) -> torch.Tensor:
+    def logits(self, model: Any, inputs: Mapping[str, Any]) -> torch.Tensor:
         """The logits of supervised positions, ``[positions, vocabulary]``."""
-        inputs = {key: value for key, value in batch.items() if key != "labels"}
         hook = model.get_output_embeddings().register_forward_pre_hook(self)
         try:
             outputs = model(**inputs, use_cache=False)
@@ -169,20 +245,21 @@ class _Gather:
         return self.picked(outputs["logits"] if isinstance(outputs, dict) else outputs[0])
 
     def __call__(self, head: nn.Module, args: tuple[torch.Tensor, ...]) -> Any:
-        if not args or args[0].shape[:-1] != self._shape:
+        if not args or args[0].shape[:-1] != self.targets.shape:
             return None
         hidden = self.picked(args[0])
         loss = _fused_loss(head, hidden, self._model_type)
         if loss is not None:
-            self.fused = loss(head.weight, hidden, self.targets, head.bias)
+            self.fused = loss(head.weight, hidden, self.targets.tokens, head.bias)
             hidden = hidden[:0]
         return (hidden.unsqueeze(0), *args[1:])
 
     def picked(self, values: torch.Tensor) -> torch.Tensor:
         """``[positions, width]`` of ``[rows, tokens, width]``, or of what is picked already."""
         flat = values.flatten(0, -2)
-        # The last token of a row is never picked: one shape cannot be taken for the other.
-        return flat if values.shape[:-1] != self._shape else flat.index_select(0, self._positions)
+        if values.shape[:-1] != self.targets.shape:
+            return flat
+        return flat.index_select(0, self.targets.positions)
 
 
 def _fused_loss(head: nn.Module, hidden: torch.Tensor, model_type: str | None) -> Any:

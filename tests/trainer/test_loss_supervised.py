@@ -272,11 +272,13 @@ def test_long_rows_stay_apart_where_attention_would_cost_more(
     one row they are 1100 x (192 + 1100) = 1,421,200, or 700 x (192 + 700) = 624,400."""
     mask = (torch.arange(600) < torch.tensor(lengths)[:, None]).long()
     ids = torch.ones_like(mask)
+    ids[1] = 2  # so that they share no beginning
     batch = {"input_ids": ids, "attention_mask": mask, "labels": ids}
-    found = module.flattened(tiny_model("llama"), batch)
+    found, _ = module.laid_out(tiny_model("llama"), batch)
     assert found["input_ids"].shape == ((1, sum(lengths)) if flat else (2, 600))
 
 
 def test_a_batch_without_padding_is_left_alone() -> None:
     batch = {key: values[1:2] for key, values in _batch().items()}
-    assert module.flattened(tiny_model("llama"), batch) is batch
+    found, _ = module.laid_out(tiny_model("llama"), batch)
+    assert found == {key: batch[key] for key in ("input_ids", "attention_mask")}

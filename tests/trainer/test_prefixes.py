@@ -1,0 +1,142 @@
+"""Rows that begin alike: the tree against its definition, the loss against the stock forward."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from peft import LoraConfig, get_peft_model
+from tiny_models import VOCABULARY, tiny_model
+from torch import nn
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+from tune_lora.trainer import loss as module
+from tune_lora.trainer.loss import laid_out, supervised_loss
+from tune_lora.trainer.prefixes import nodes, trie
+
+Rows = Sequence[Sequence[int]]
+
+ALIKE: Rows = [
+    [7, 8, 9, 20, 21, 22, 23],
+    [7, 8, 9, 20, 21, 30],  # the same prompt, and answers that begin alike
+    [7, 8, 9, 40, 41, 42, 43, 44, 45],
+    [7, 8],  # where others only begin
+    [7, 8, 9, 20, 21, 30],  # once more
+    [50, 8, 9],
+]
+
+
+@given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=6), min_size=1, max_size=6))
+def test_a_node_is_a_beginning_and_sees_its_own(rows: Rows) -> None:
+    tree = trie(rows)
+    beginnings = {tuple(row[: end + 1]) for row in rows for end in range(len(row))}
+    assert nodes(rows) == len(tree.tokens) == len(beginnings)
+    named: dict[int, tuple[int, ...]] = {}
+    for row, path in zip(rows, tree.paths, strict=True):
+        assert tree.tokens[path].tolist() == list(row)
+        assert tree.depths[path].tolist() == list(range(len(row)))
+        for end, node in enumerate(path.tolist()):
+            assert named.setdefault(node, tuple(row[: end + 1])) == tuple(row[: end + 1])
+    assert len(named) == len(beginnings)
+    for one, mine in named.items():
+        for other, theirs in named.items():
+            assert bool(tree.sees[one, other]) == (mine[: len(theirs)] == theirs)
+
+
+def _batch(rows: Rows, prompt: int = 3) -> dict[str, torch.Tensor]:
+    longest = max(map(len, rows))
+    ids = torch.tensor([[*row, *[1] * (longest - len(row))] for row in rows])
+    mask = torch.arange(longest) < torch.tensor([len(row) for row in rows])[:, None]
+    labels = ids.masked_fill(~mask | (torch.arange(longest) < prompt), -100)
+    return {"input_ids": ids, "attention_mask": mask.long(), "labels": labels}
+
+
+def _model(kind: str, attention: str = "sdpa") -> Any:
+    if kind in ("gpt2", "falcon"):
+        model = tiny_model(kind)
+        model.set_attn_implementation(attention)
+        return model
+    torch.manual_seed(0)
+    sizes = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "pad_token_id": None,
+    }
+    config = CONFIG_MAPPING[kind](**sizes)
+    return AutoModelForCausalLM.from_config(config, attn_implementation=attention)
+
+
+def _embedded(model: Any) -> list[tuple[int, ...]]:
+    seen: list[tuple[int, ...]] = []
+    model.get_input_embeddings().register_forward_hook(
+        lambda module, args, output: seen.append(tuple(args[0].shape))
+    )
+    return seen
+
+
+def _gradients(model: nn.Module, loss: torch.Tensor) -> dict[str, torch.Tensor]:
+    model.zero_grad()
+    loss.backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("prompt", [3, 1])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("kind", sorted(module._BY_POSITION))
+def test_what_rows_share_goes_through_once_at_the_same_loss(
+    kind: str, attention: str, prompt: int
+) -> None:
+    """With a prompt of one token, what is shared is supervised too, once for each row."""
+    adapter = LoraConfig(
+        task_type="CAUSAL_LM", r=4, target_modules="all-linear", init_lora_weights=False
+    )
+    model = get_peft_model(_model(kind, attention), adapter).eval()
+    seen, batch = _embedded(model), _batch(ALIKE, prompt)
+    found, count = supervised_loss(model, batch)
+    ours = _gradients(model, found / count)
+    stock = model(**batch).loss
+    assert count == int((batch["labels"][:, 1:] != -100).sum())
+    assert found.item() / count == pytest.approx(stock.item(), rel=1e-6)
+    theirs = _gradients(model, stock)
+    assert ours.keys() == theirs.keys()
+    for name, gradient in theirs.items():
+        torch.testing.assert_close(ours[name], gradient, atol=1e-6, rtol=1e-5, msg=name)
+    assert seen == [(1, nodes(ALIKE)), (6, 9)]
+    assert nodes(ALIKE) == 7 + 1 + 6 + 3
+
+
+def test_a_row_alone_and_rows_that_share_nothing_go_as_before() -> None:
+    model = tiny_model("llama").eval()
+    alone, _ = laid_out(model, _batch(ALIKE[:1]))
+    assert alone["input_ids"].shape == (1, 7)
+    apart, _ = laid_out(model, _batch([[5, 6, 7], [6, 7]]))
+    assert apart["input_ids"].shape == (1, 5)
+    assert "attention_mask" not in apart
+
+
+def test_dropout_keeps_rows_whole_in_training_and_not_in_evaluation() -> None:
+    batch = _batch(ALIKE)
+    whole = (1, sum(map(len, ALIKE)))
+    for rate in ({"attention_dropout": 0.1}, {}):
+        model = _model("llama")
+        for name, value in rate.items():
+            setattr(model.config, name, value)
+        fields = {} if rate else {"lora_dropout": 0.05}
+        adapter = LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"], **fields)
+        model = get_peft_model(model, adapter)
+        assert laid_out(model.train(), batch)[0]["input_ids"].shape == whole
+        assert laid_out(model.eval(), batch)[0]["input_ids"].shape == (1, nodes(ALIKE))
+
+
+def test_a_window_shorter_than_a_row_keeps_rows_whole() -> None:
+    model = _model("mistral").eval()
+    for window, shape in ((9, (1, nodes(ALIKE))), (8, (1, sum(map(len, ALIKE))))):
+        model.config.sliding_window = window
+        assert laid_out(model, _batch(ALIKE))[0]["input_ids"].shape == shape

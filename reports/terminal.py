@@ -118,7 +118,8 @@ def _again(rows: tuple[Row, ...]) -> list[_Column]:
     """What the best gave on fresh seeds, and on the test rows."""
     if not any(row.confirmed for row in rows):
         return []
-    tie = [" =" if row.tie else "" for row in rows]
+    marks = any(row.tie for row in rows)
+    tie = [" =" if row.tie else "  " * marks for row in rows]
     means = tuple(expectation(row) + end for row, end in zip(rows, tie, strict=True))
     return [
         _Column("fresh seeds", means),

@@ -2,7 +2,8 @@
 
     python benchmarks/table.py docs/performance/peers.json [--page docs/performance.md]
 
-The table goes between the page's markers, the figure beside the results, as SVG.
+The table goes between the page's markers of the results' name (``<!-- peers: begin -->``), the
+figure beside the results, as SVG.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-BEGIN, END = "<!-- peers: begin -->", "<!-- peers: end -->"
 GIB = 2**30
 
 
@@ -96,16 +96,17 @@ def markdown(found: Mapping[str, Any]) -> str:
         f"{max((line.runs for line in lines), default=0)} runs; "
         f"{', '.join(f'{name} {version}' for name, version in found['versions'].items())}."
     )
+    against = " of the floor's |" if floor else ""
     rows = [
-        "| | stops early | makespan, s | of the floor's | CPU, s | peak memory, GiB | steps "
+        f"| | stops early | makespan, s |{against} CPU, s | peak memory, GiB | steps "
         "| best validation loss | threads |",
-        "|---|---|--:|--:|--:|--:|--:|--:|---|",
+        f"|---|---|--:|{'--:|' if floor else ''}--:|--:|--:|--:|---|",
     ]
     for line in lines:
-        ratio = f"{line.seconds.median / floor:.2f}" if floor else ""
+        ratio = f"| {line.seconds.median / floor:.2f} " if floor else ""
         rows.append(
             f"| {line.label} | {'yes' if line.stopping else 'no'} | {line.seconds.text('.0f')} "
-            f"| {ratio} | {line.cpu.text('.0f')} | {line.peak.text('.2f')} | {line.steps} "
+            f"{ratio}| {line.cpu.text('.0f')} | {line.peak.text('.2f')} | {line.steps} "
             f"| {line.best.median:.4f} | {line.threads} |"
         )
     return "\n".join([head, "", *rows, "", *_losses(found, lines)])
@@ -174,18 +175,19 @@ def figure(found: Mapping[str, Any]) -> str:
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
-def into_page(page: Path, text: str) -> None:
-    """Put the text between the page's markers.
+def into_page(page: Path, name: str, text: str) -> None:
+    """Put the text between the page's markers of that name.
 
     Raises:
         ValueError: the page lacks them.
     """
     whole = page.read_text(encoding="utf-8")
-    if BEGIN not in whole or END not in whole:
-        raise ValueError(f"{page}: has no markers {BEGIN} and {END}")
-    before, rest = whole.split(BEGIN, 1)
-    after = rest.split(END, 1)[1]
-    page.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    if begin not in whole or end not in whole:
+        raise ValueError(f"{page}: has no markers {begin} and {end}")
+    before, rest = whole.split(begin, 1)
+    after = rest.split(end, 1)[1]
+    page.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
 
 
 def main() -> None:
@@ -201,7 +203,7 @@ def main() -> None:
         print(text)
     else:
         link = os.path.relpath(picture, given.page.parent)
-        into_page(given.page, f"![Makespans as bars]({link})\n\n{text}")
+        into_page(given.page, given.json.stem, f"![Makespans as bars]({link})\n\n{text}")
 
 
 if __name__ == "__main__":

@@ -40,8 +40,8 @@ class Audit:
     Attributes:
         trial: its number.
         stopped_at: the rung, in optimizer steps.
-        score: best loss when it was stopped.
-        finished: best loss at the horizon.
+        score: when it was stopped.
+        finished: its score at the horizon.
         wrong: whether it would have been the best of the search.
     """
 
@@ -54,7 +54,7 @@ class Audit:
 
 RUNG_HEADS = ("rung (step)", "Spearman with the final ranking", "trials", "audited")
 """Of ``rung_cells``."""
-AUDIT_HEADS = ("audited trial", "stopped at", "loss then", "at the horizon", "wrongly stopped")
+AUDIT_HEADS = ("audited trial", "stopped at", "then", "at the horizon", "wrongly stopped")
 """Of ``audit_cells``."""
 
 
@@ -83,14 +83,13 @@ def audits(
         results: of the search.
         finished: by trial number, the same configurations trained to the horizon.
     """
-    scores = [r.score for r in results if r.state.ranked and r.score is not None]
-    best = min(scores, default=math.inf)
+    best = min((r.cost for r in results if r.state.ranked), default=math.inf)
     found = []
     for result in results:
         whole = finished.get(result.number)
         if whole is None or whole.score is None or result.score is None:
             continue
-        wrong = whole.score < best
+        wrong = whole.cost < best
         found.append(Audit(result.number, result.step, result.score, whole.score, wrong))
     return tuple(found)
 
@@ -143,4 +142,4 @@ def _ranks(values: Sequence[float]) -> list[float]:
 
 
 def _losses(result: TrialResult) -> dict[int, float]:
-    return {evaluation.step: evaluation.eval_loss for evaluation in result.evaluations}
+    return {e.step: e.cost(result.metric) for e in result.evaluations}

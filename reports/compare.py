@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -26,8 +27,8 @@ class Standing:
         run: its name in the comparison.
         trials: how many it has.
         best: name of its best trial; None if none is ranked.
-        eval_loss: of that trial, in nats.
-        below_base, below_default: the gain over base model and default configuration, in nats.
+        score: of that trial.
+        over_base, over_default: the gain over base model and default configuration.
         seconds: its trials took together.
         fingerprint: of its data; None if it is not known.
     """
@@ -35,9 +36,9 @@ class Standing:
     run: str
     trials: int
     best: str | None
-    eval_loss: float | None
-    below_base: float | None
-    below_default: float | None
+    score: float | None
+    over_base: float | None
+    over_default: float | None
     seconds: float
     fingerprint: str | None
 
@@ -72,7 +73,8 @@ def compare(runs: Sequence[RunFolder]) -> Comparison:
     boards = [build(run) for run in runs]
     board = merge(boards)
     standings = [_standing(name, alone) for name, alone in zip(board.runs, boards, strict=True)]
-    standings.sort(key=lambda s: (s.eval_loss is None, s.eval_loss or 0.0))
+    costs = {row.run: row.cost for row in reversed(board.rows) if row.rank is not None}
+    standings.sort(key=lambda s: costs.get(s.run, math.inf))
     results = tuple(tuple(run.results()) for run in runs)
     return Comparison(board, tuple(standings), _differences(runs), results)
 
@@ -84,7 +86,7 @@ def _standing(name: str, board: Leaderboard) -> Standing:
         name,
         len(trials),
         None if best is None else best.name,
-        None if best is None else best.eval_loss,
+        None if best is None else best.score,
         _gain(best, board.base),
         _gain(best, board.default),
         sum(row.seconds for row in trials),
@@ -93,9 +95,9 @@ def _standing(name: str, board: Leaderboard) -> Standing:
 
 
 def _gain(best: Row | None, other: Row | None) -> float | None:
-    if best is None or other is None or best.eval_loss is None or other.eval_loss is None:
+    if best is None or other is None or best.score is None or other.score is None:
         return None
-    return other.eval_loss - best.eval_loss
+    return other.cost - best.cost
 
 
 def _differences(runs: Sequence[RunFolder]) -> dict[str, tuple[Any, ...]]:
@@ -140,7 +142,7 @@ def comparison_json(found: Comparison) -> str:
     return json.dumps(data, indent=2, default=str) + "\n"
 
 
-HEADS = ("search", "trials", "best", "loss", "below base", "below default", "time", "data")
+HEADS = ("search", "trials", "best", "score", "gain over base", "over default", "time", "data")
 """Of ``standing_cells``."""
 
 
@@ -150,9 +152,9 @@ def standing_cells(standing: Standing) -> tuple[str, ...]:
         standing.run,
         str(standing.trials),
         standing.best or formats.ABSENT,
-        formats.loss(standing.eval_loss),
-        formats.loss(standing.below_base),
-        formats.loss(standing.below_default),
+        formats.loss(standing.score),
+        formats.loss(standing.over_base),
+        formats.loss(standing.over_default),
         formats.clock(standing.seconds),
         (standing.fingerprint or "unknown")[:12],
     )

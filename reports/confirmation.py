@@ -45,7 +45,7 @@ def cells(row: Row) -> tuple[str, ...]:
         formats.loss(found.standard_error),
         f"{formats.loss(low)} to {formats.loss(high)}",
         with_error(found.test_mean, found.test_standard_error),
-        formats.loss(row.eval_loss),
+        formats.loss(row.score),
         formats.count(row.trainable_parameters),
         "tie" if row.tie else "",
     )

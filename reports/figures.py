@@ -1,7 +1,7 @@
 """The figures of a report, drawn by plotly and, where it has them, by ``optuna.visualization``.
 
-Optuna's figures compare trials by one value each. Stopped trials have no loss at the horizon, and
-their last one is no match for another's: compared are the losses at one rung, the last that
+Optuna's figures compare trials by one value each. Stopped trials have none at the horizon, and
+their last one is no match for another's: compared are the values at one rung, the last that
 enough of the trials have come to (``common_rung``).
 """
 
@@ -24,6 +24,7 @@ from optuna.visualization import (
     plot_timeline,
 )
 
+from ..spaces.metrics import LOSS, find_metric
 from ..trainer.result import TrialResult
 from .leaderboard import Leaderboard
 from .rows import Row
@@ -71,7 +72,7 @@ def figures(
     rung = common_rung(results)
     study = _study(results, trials, rung)
     if len(study.trials) >= _FEW:
-        made += _of_parameters(study, rung)
+        made += _of_parameters(study, rung, board.metric)
     made += _costs(board)
     if len(board.agreement) and (scatter := _agreement(results)) is not None:
         made.append(scatter)
@@ -109,11 +110,11 @@ def _curves(board: Leaderboard, results: Sequence[TrialResult]) -> Figure:
             )
         )
     base = board.base
-    if base is not None and base.eval_loss is not None:
+    if base is not None and base.score is not None:
         figure.add_hline(
-            y=base.eval_loss, line_dash="dot", line_color="#888888", annotation_text="base model"
+            y=base.score, line_dash="dot", line_color="#888888", annotation_text="base model"
         )
-    _axes(figure, "optimizer step", f"{board.metric}, nats")
+    _axes(figure, "optimizer step", _label(board.metric))
     caption = "Every evaluation of every trial; the best trial's line is the thick one. Where a "
     caption += "line ends in a cross, early stopping ended it."
     return Figure("curves", "Learning curves", caption, figure)
@@ -128,7 +129,7 @@ def courses(board: Leaderboard, results: Sequence[Sequence[TrialResult]]) -> Fig
     """
     figure = go.Figure()
     for place, (name, trials) in enumerate(zip(board.runs, results, strict=True)):
-        best = min((r for r in trials if r.score is not None), key=_score, default=None)
+        best = min((r for r in trials if r.score is not None), key=_cost, default=None)
         for result in trials:
             if not result.evaluations:
                 continue
@@ -145,7 +146,7 @@ def courses(board: Leaderboard, results: Sequence[Sequence[TrialResult]]) -> Fig
             )
     if not figure.data:
         return None
-    _axes(figure, "optimizer step", f"{board.metric}, nats")
+    _axes(figure, "optimizer step", _label(board.metric))
     said = "Every trial, a colour a search; the best of each is the thick line."
     return Figure("curves", "Learning curves", said, figure)
 
@@ -154,14 +155,18 @@ def _course(result: TrialResult, **style: Any) -> go.Scatter:
     """A trial's evaluations; those that are not finite leave a gap."""
     return go.Scatter(
         x=[evaluation.step for evaluation in result.evaluations],
-        y=[_finite(evaluation.eval_loss) for evaluation in result.evaluations],
+        y=[_finite(evaluation.value(result.metric)) for evaluation in result.evaluations],
         mode="lines+markers",
         **style,
     )
 
 
-def _score(result: TrialResult) -> float:
-    return math.inf if result.score is None or math.isnan(result.score) else result.score
+def _cost(result: TrialResult) -> float:
+    return math.inf if math.isnan(result.cost) else result.cost
+
+
+def _label(metric: str) -> str:
+    return find_metric(metric).label
 
 
 _COLOURS = (
@@ -174,23 +179,25 @@ _SYMBOLS = {"PRUNED": "x", "DIVERGED": "triangle-up", "RUNNING": "circle-open"}
 def _study(
     results: Sequence[TrialResult], trials: Sequence[FrozenTrial], rung: int
 ) -> optuna.Study:
-    """The trials that were evaluated at the rung, as complete ones with the loss they had there."""
-    losses = {
-        result.number: evaluation.eval_loss
+    """The trials that were evaluated at the rung, as complete ones with what they had there."""
+    found = {
+        result.number: evaluation.value(result.metric)
         for result in results
         for evaluation in result.evaluations
-        if evaluation.step == rung and math.isfinite(evaluation.eval_loss)
+        if evaluation.step == rung
     }
+    values = {n: v for n, v in found.items() if v is not None and math.isfinite(v)}
+    metric = find_metric(results[0].metric if results else LOSS)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(direction="minimize")
+    study = optuna.create_study(direction="maximize" if metric.maximize else "minimize")
     study.add_trials(
         create_trial(
             params=_named(trial.params),
             distributions=_named(trial.distributions),
-            value=losses[trial.number],
+            value=values[trial.number],
         )
         for trial in trials
-        if trial.params and trial.number in losses
+        if trial.params and trial.number in values
     )
     return study
 
@@ -204,7 +211,7 @@ def _named(values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _of_parameters(study: optuna.Study, rung: int) -> list[Figure]:
+def _of_parameters(study: optuna.Study, rung: int, metric: str) -> list[Figure]:
     """What Optuna draws of hyperparameters, for those that were varied."""
     common = set.intersection(*(set(trial.params) for trial in study.trials))
     varied = [
@@ -212,7 +219,7 @@ def _of_parameters(study: optuna.Study, rung: int) -> list[Figure]:
     ]
     if not varied:
         return []
-    count, said = len(study.trials), f"the loss at step {rung}"
+    count, said = len(study.trials), f"{metric} at step {rung}"
     made: list[Figure] = []
 
     def add(name: str, title: str, caption: str, draw: Callable[[], go.Figure]) -> None:
@@ -248,7 +255,7 @@ def _of_parameters(study: optuna.Study, rung: int) -> list[Figure]:
     add(
         "slices",
         "One hyperparameter at a time",
-        f"{said.capitalize()} against each hyperparameter; the others vary along with it.",
+        f"{said} against each hyperparameter; the others vary along with it.",
         lambda: plot_slice(study, params=varied, target_name=said),
     )
     return made
@@ -271,12 +278,12 @@ def _costs(board: Leaderboard) -> list[Figure]:
 
 
 def _gib(row: Row) -> float | None:
-    size = row.gpu_memory_bytes or row.peak_memory_bytes
+    size = row.memory_bytes
     return None if size is None else size / 2**30
 
 
 def _pareto(name: str, axis: str, points: Sequence[tuple[float, Row]], metric: str) -> Figure:
-    front = pareto([(cost, float(row.eval_loss or 0.0)) for cost, row in points])
+    front = pareto([(cost, row.cost) for cost, row in points])
     figure = go.Figure()
     for label, chosen, symbol in (("front", True, "diamond"), ("others", False, "circle")):
         some = [point for index, point in enumerate(points) if (index in front) is chosen]
@@ -284,7 +291,7 @@ def _pareto(name: str, axis: str, points: Sequence[tuple[float, Row]], metric: s
         figure.add_trace(
             go.Scatter(
                 x=[cost for cost, _ in some],
-                y=[row.eval_loss for _, row in some],
+                y=[row.score for _, row in some],
                 text=[row.name for _, row in some],
                 mode="lines+markers" if chosen else "markers",
                 line={"dash": "dot", "shape": "hv"},
@@ -292,13 +299,13 @@ def _pareto(name: str, axis: str, points: Sequence[tuple[float, Row]], metric: s
                 name=label,
             )
         )
-    _axes(figure, axis, f"{metric}, nats")
+    _axes(figure, axis, _label(metric))
     if name == "parameters":
         figure.update_xaxes(type="log")
     caption = "No trial is better in both than one on the front."
     if name != "parameters":
         caption += " Trials that were stopped took less for having done less."
-    return Figure(f"loss-and-{name}", f"Loss and {axis.partition(',')[0]}", caption, figure)
+    return Figure(f"score-and-{name}", f"{metric} and {axis.partition(',')[0]}", caption, figure)
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> set[int]:
@@ -322,7 +329,7 @@ def _agreement(results: Sequence[TrialResult]) -> Figure | None:
     steps = sorted({e.step for r in whole for e in r.evaluations})[:-1]
     for step in steps:
         both = [
-            (e.eval_loss, r.evaluations[-1].eval_loss, r.name)
+            (e.value(r.metric), r.evaluations[-1].value(r.metric), r.name)
             for r in whole
             for e in r.evaluations
             if e.step == step and e is not r.evaluations[-1]
@@ -338,7 +345,8 @@ def _agreement(results: Sequence[TrialResult]) -> Figure | None:
                 name=f"step {step}",
             )
         )
-    _axes(figure, "loss at the rung, nats", "loss at the horizon, nats")
+    label = _label(whole[0].metric)
+    _axes(figure, f"{label}, at the rung", f"{label}, at the horizon")
     caption = "Where a rung tells what the horizon will, its points rise from left to right. Only "
     caption += "trials that came to the horizon can be shown."
     return Figure("agreement", "Rungs against the end", caption, figure)
@@ -364,5 +372,5 @@ def _axes(figure: go.Figure, x: str, y: str) -> None:
     figure.update_layout(xaxis_title=x, yaxis_title=y)
 
 
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None

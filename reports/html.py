@@ -12,6 +12,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial
 
 from ..spaces import SpaceError, load_space
+from ..spaces.metrics import find_metric
 from ..trainer.folder import RunFolder
 from ..trainer.result import TrialResult
 from . import confirmation, formats
@@ -96,17 +97,18 @@ def _tiles(board: Leaderboard) -> str:
     best, default, base = board.best, board.default, board.base
     if best is None or best.expected is None:
         return ""
-    facts = [(formats.loss(best.eval_loss), f"best {board.metric}, {best.name}")]
+    facts = [(formats.loss(best.score), f"best {board.metric}, {best.name}")]
     if best.confirmed is not None:
         facts = [
             (expectation(best), f"expected {board.metric}, {best.name}"),
-            (formats.loss(best.eval_loss), "the search's own score of it"),
+            (formats.loss(best.score), "the search's own score of it"),
         ]
     if default is not None and default.expected is not None and default is not best:
-        gain = default.expected - best.expected
-        facts.append((formats.loss(gain), "below the default configuration"))
-    if base is not None and base.eval_loss is not None:
-        facts.append((formats.loss(base.eval_loss - best.expected), "below the base model"))
+        gain = default.expected_cost - best.expected_cost
+        facts.append((formats.loss(gain), "better than the default configuration"))
+    if base is not None and base.score is not None:
+        gain = base.cost - best.expected_cost
+        facts.append((formats.loss(gain), "better than the base model"))
     facts.append((formats.count(best.trainable_parameters), "trainable parameters"))
     trials = [row for row in board.rows if row.kind != "base"]
     facts.append((str(len(trials)), "trials"))
@@ -118,7 +120,7 @@ def _confirmation(board: Leaderboard) -> str:
     rows = confirmed_rows(board)
     if not rows:
         return ""
-    shown = seed_figure(rows, f"{board.metric}, nats")
+    shown = seed_figure(rows, find_metric(board.metric).label)
     drawn = Figure("seeds", "On fresh seeds", confirmation.caption(rows), shown)
     return figure_body(drawn) + table(confirmation.HEADS, map(confirmation.cells, rows), left=1)
 

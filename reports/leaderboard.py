@@ -1,11 +1,11 @@
 """The ranking of a run's trials, and the joint ranking of several runs.
 
-Lower loss is better. COMPLETE and PRUNED trials are ranked together, each by its best
-evaluation; of equal scores, the one with fewer trainable parameters comes first. Configurations
-that were trained again on fresh seeds come before all others, by their means; of those that tie
-with the best, the one with the fewest trainable parameters; one that failed on a seed is behind
-them. The base model stands among the trials, without a rank, at the place of its loss: what is
-below it, tuning made worse.
+Less loss is better, or more of a metric of which more is. COMPLETE and PRUNED trials are ranked
+together, each by its best evaluation; of equal scores, the one with fewer trainable parameters
+comes first. Configurations that were trained again on fresh seeds come before all others, by their
+means; of those that tie with the best, the one with the fewest trainable parameters; one that
+failed on a seed is behind them. The base model stands among the trials, without a rank, at the
+place of its score: what is below it, tuning made worse.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from ..spaces.metrics import LOSS, find_metric
 from ..trainer.folder import RunFolder
 from ..trainer.result import TrialState
 from .agreement import Audit, RungAgreement, agreement, audits
@@ -32,7 +33,7 @@ class Leaderboard:
 
     Attributes:
         name: of the run; of several, joined by `` + ``.
-        metric: what ``eval_loss`` was called in the space.
+        metric: what the rows are ranked by.
         rows: those with a score by loss, then RUNNING trials, then the rest with their reasons.
         about: the run's ``run.json``; of several, ``{"runs": {name: run.json}}``.
         runs: names of the runs.
@@ -56,8 +57,8 @@ class Leaderboard:
         groups = {id(row.confirmed): row.confirmed.scores for row in self.rows if row.confirmed}
         alike: dict[tuple[str, str], list[float]] = {}
         for row in self.rows:
-            if row.state == TrialState.COMPLETE and row.eval_loss is not None and not row.lineage:
-                alike.setdefault((row.run, row.configuration), []).append(row.eval_loss)
+            if row.state == TrialState.COMPLETE and row.score is not None and not row.lineage:
+                alike.setdefault((row.run, row.configuration), []).append(row.score)
         several = [group for group in (*groups.values(), *alike.values()) if len(group) > 1]
         return pooled(several) if several else None
 
@@ -82,6 +83,13 @@ class Leaderboard:
         searched = (name for row in self.rows for name in row.params)
         return tuple(dict.fromkeys((*SHOWN_ALWAYS, *searched)))
 
+    @cached_property
+    def further_metrics(self) -> tuple[str, ...]:
+        """What else was measured, in the order of columns; perplexity has one of its own."""
+        found = (name for row in self.rows for name in row.metrics)
+        loss = () if self.metric == LOSS else (LOSS,)
+        return tuple(dict.fromkeys(name for name in (*loss, *found) if name != self.metric))
+
     def _held_against(self, kind: Kind) -> Row | None:
         best = self.best
         rows = [row for row in self.rows if row.kind == kind]
@@ -97,14 +105,14 @@ def build(run: RunFolder) -> Leaderboard:
     """
     base = run.read_base()
     about = run.read_about() if run.about.is_file() else {}
-    rows = [] if base is None else [base_row(base, run.name)]
     results = list(run.results())
+    metric = results[0].metric if results else LOSS
+    rows = [] if base is None else [base_row(base, run.name, metric)]
     finished = run.audits()
     again = confirmed(run.confirmations().values())
     for result in results:
         kept = run.trial(result.number).adapter.is_dir()
         rows.append(trial_row(result, base, run.name, kept, again))
-    metric = str(about.get("metric", "eval_loss"))
     return Leaderboard(
         run.name,
         metric,
@@ -164,47 +172,43 @@ def _ranked(rows: Iterable[Row]) -> tuple[Row, ...]:
             for row, same in zip(scored, alike, strict=True)
         ]
     scored = [replace(row, rank=place) for place, row in enumerate(scored, start=1)]
-    for row in sorted((r for r in given if _placed_base(r)), key=lambda r: r.eval_loss or 0.0):
+    for row in sorted((r for r in given if _placed_base(r)), key=lambda r: r.cost):
         scored.insert(_place(row, scored), row)
     rest = [row for row in given if not row.rankable and not _placed_base(row)]
     rest.sort(key=lambda row: (row.state != TrialState.RUNNING, _number(row)))
     return tuple(replace(row, params=shown_params(row, names)) for row in (*scored, *rest))
 
 
-def _tied(rows: Iterable[Row]) -> set[tuple[str, str]]:
+def _tied(given: Sequence[Row]) -> set[tuple[str, str]]:
     """Runs and configurations that cannot be told apart from the best one."""
     found = {
         (row.run, row.configuration): row.confirmed
-        for row in rows
+        for row in given
         if row.rankable and row.confirmed and not row.confirmed.failed
     }
-    return {key for key, tie in zip(found, ties(list(found.values())), strict=True) if tie}
+    lower = not any(find_metric(row.metric).maximize for row in given)
+    told = ties(list(found.values()), lower=lower)
+    return {key for key, tie in zip(found, told, strict=True) if tie}
 
 
 def _order(row: Row) -> tuple[float, ...]:
     """Of a row with a score."""
-    assert row.eval_loss is not None
     size = math.inf if row.trainable_parameters is None else row.trainable_parameters
-    own = (row.eval_loss, size, _number(row))
+    own = (row.cost, size, _number(row))
     if row.confirmed is None:
         return (3, *own)
     if row.confirmed.failed:
-        return (2, row.confirmed.mean, *own)
-    return (0, size, row.confirmed.mean, *own) if row.tie else (1, row.confirmed.mean, *own)
+        return (2, row.expected_cost, *own)
+    return (0, size, row.expected_cost, *own) if row.tie else (1, row.expected_cost, *own)
 
 
 def _placed_base(row: Row) -> bool:
-    return row.kind == "base" and row.eval_loss is not None
+    return row.kind == "base" and row.score is not None
 
 
 def _place(base: Row, ranked: Sequence[Row]) -> int:
     """Behind the last row that is not worse: a trial is not behind what it equals."""
-    assert base.eval_loss is not None
-    behind = [
-        place
-        for place, row in enumerate(ranked, start=1)
-        if row.expected is not None and row.expected <= base.eval_loss
-    ]
+    behind = [n for n, row in enumerate(ranked, start=1) if row.expected_cost <= base.cost]
     return behind[-1] if behind else 0
 
 

@@ -26,9 +26,9 @@ class Confirmed:
     """A configuration on fresh seeds.
 
     Attributes:
-        scores: best evaluation of each seed that came to one, in nats.
+        scores: of each seed that came to one.
         failed: seeds of which nothing came: diverged, out of memory, an error.
-        tests: loss on the test rows of the same adapters; empty where there are no such rows.
+        tests: the metric on the test rows, of the same adapters; empty where there are none.
     """
 
     scores: tuple[float, ...]
@@ -85,7 +85,7 @@ class Noise:
     """How much the loss of one configuration varies from seed to seed.
 
     Attributes:
-        deviation: standard deviation, pooled over configurations, in nats.
+        deviation: standard deviation, pooled over configurations, in the metric's units.
         freedom: degrees of freedom that it rests on.
     """
 
@@ -125,13 +125,13 @@ def confirmed(reruns: Iterable[Sequence[TrialResult]]) -> dict[str, Confirmed]:
         config = ended[0].config
         key = configuration({**config["lora"], **config["train"]})
         scores = tuple(r.score for r in ended if r.score is not None)
-        tests = tuple(r.test_loss for r in ended if r.test_loss is not None)
+        tests = tuple(r.test_score for r in ended if r.test_score is not None)
         found[key] = Confirmed(scores, len(results) - len(ended), tests)
     return found
 
 
-def ties(found: Sequence[Confirmed]) -> list[bool]:
-    """Which cannot be told apart from the lowest mean, itself among them if there is another.
+def ties(found: Sequence[Confirmed], *, lower: bool = True) -> list[bool]:
+    """Which cannot be told apart from the best mean, itself among them if there is another.
 
     By Tukey's range test in Kramer's form for unequal numbers (Tukey 1949, Kramer 1956), at
     ``LEVEL`` for all pairs together.
@@ -141,7 +141,7 @@ def ties(found: Sequence[Confirmed]) -> list[bool]:
     from scipy.stats import tukey_hsd
 
     means = [each.mean for each in found]
-    best = means.index(min(means))
+    best = means.index(min(means) if lower else max(means))
     if pooled([each.scores for each in found]).deviation == 0:
         tied = [mean == means[best] for mean in means]
     else:

@@ -17,7 +17,7 @@ from .figures import Figure
 from .leaderboard import Leaderboard
 from .rows import Row
 
-_PAIRS = ("loss-and-parameters", "loss-and-time", "loss-and-memory", "agreement")
+_PAIRS = ("score-and-parameters", "score-and-time", "score-and-memory", "agreement")
 """Figures that stand two in a row, where the window is wide."""
 _TALL = ("slices", "parallel", "rate-and-rank")
 
@@ -56,7 +56,7 @@ def document(title: str, header: str, sections: Iterable[Section]) -> str:
             f"<style>{_asset('report.css')}</style>",
             f"</head><body><header>{header}</header><nav>{links}</nav><main>",
             *_laid_out(shown),
-            "</main><footer>Made by tune-lora. Losses in nats; lower is better.</footer>",
+            "</main><footer>Made by tune-lora. Losses in nats; less is better.</footer>",
             f"<script>{get_plotlyjs()}</script>",
             f"<script>{_asset('report.js')}</script>",
             "</body></html>",
@@ -150,14 +150,17 @@ def _cells(board: Leaderboard, row: Row) -> dict[str, Column]:
     default = " (default)" if row.kind == "default" else ""
     state = f'<span class="state {row.state}">{row.state}</span>'
     run: dict[str, Column] = {"run": (_text(row.run), row.run, "left")}
+    further = board.further_metrics
+    perplexity = _number(formats.short(row.perplexity), row.perplexity)
     cells: dict[str, Column] = {
         "#": _number("" if row.rank is None else str(row.rank), row.rank),
         **(run if len(board.runs) > 1 else {}),
         "trial": (escape(row.name + default), row.name, "left"),
         "state": (state, row.state, "left"),
-        board.metric: _number(formats.loss(row.eval_loss), row.eval_loss),
-        "perplexity": _number(formats.short(row.perplexity), row.perplexity),
-        "below base": _number(formats.loss(row.gain_over_base), row.gain_over_base),
+        board.metric: _number(formats.loss(row.score), row.score),
+        **{name: _number(formats.loss(row.value(name)), row.value(name)) for name in further},
+        **({} if board.metric == "perplexity" else {"perplexity": perplexity}),
+        "gain over base": _number(formats.loss(row.gain_over_base), row.gain_over_base),
         "steps": _number(
             formats.ABSENT if row.horizon is None else f"{row.steps}/{row.horizon}", row.steps
         ),
@@ -165,8 +168,9 @@ def _cells(board: Leaderboard, row: Row) -> dict[str, Column]:
     if any(other.confirmed for other in board.rows):
         found = row.confirmed
         tie = " (tie)" if row.tie else ""
-        cells["on fresh seeds"] = _number(expectation(row) + tie, found and found.mean)
-        cells["on test rows"] = _number(test_expectation(row), found and found.test_mean)
+        mean, test = (found.mean, found.test_mean) if found else (None, None)
+        cells["on fresh seeds"] = _number(expectation(row) + tie, mean)
+        cells["on test rows"] = _number(test_expectation(row), test)
     for name in board.param_names:
         value = row.params.get(name)
         shown = formats.brief(value) if name in row.params else ""
@@ -174,7 +178,7 @@ def _cells(board: Leaderboard, row: Row) -> dict[str, Column]:
             cells[name] = _number(shown, value)
         else:
             cells[name] = (_text(shown), formats.plain(value), "left")
-    memory = row.gpu_memory_bytes or row.peak_memory_bytes
+    memory = row.memory_bytes
     cells |= {
         "trainable": _number(formats.count(row.trainable_parameters), row.trainable_parameters),
         "tokens/s": _number(formats.short(row.tokens_per_second), row.tokens_per_second),

@@ -36,6 +36,8 @@ _LEADING = (
     "name",
     "kind",
     "state",
+    "metric",
+    "score",
     "eval_loss",
     "perplexity",
     "gain_over_base",
@@ -68,9 +70,12 @@ def to_csv(board: Leaderboard) -> str:
     names = board.param_names
     again = _CONFIRMED if any(row.confirmed for row in board.rows) else ()
     heads = [f"confirmed_{name}" for name in again] + (["tie"] if again else [])
+    further = [name for name in board.further_metrics if name not in _LEADING]
+    heads = [*map(_csv_text, further), *heads]
     writer.writerow([*_LEADING, *heads, *map(_csv_text, names), *_TRAILING])
     for row in board.rows:
         values = [getattr(row, key) for key in _LEADING]
+        values += [row.value(name) for name in further]
         if again:
             found = {} if row.confirmed is None else row.confirmed.to_dict()
             values += [*(found.get(name) for name in again), row.tie]
@@ -118,9 +123,13 @@ def _confirmation(board: Leaderboard) -> list[str]:
     rows = confirmed_rows(board)
     if not rows:
         return []
-    aligns: list[Align] = ["left", *["right"] * (len(HEADS) - 2), "left"]
+    aligns: list[Align] = ["left", *_rights(len(HEADS) - 2), "left"]
     made = table(HEADS, map(cells, rows), aligns)
     return [f"\n## On fresh seeds\n\n{escape(caption(rows))}\n\n{made}"]
+
+
+def _rights(count: int) -> list[Align]:
+    return ["right"] * count
 
 
 def _agreement(board: Leaderboard) -> list[str]:
@@ -175,8 +184,9 @@ def _columns(board: Leaderboard) -> list[str]:
             "state",
             board.metric,
             *again,
-            "perplexity",
-            "below base",
+            *board.further_metrics,
+            *([] if board.metric == "perplexity" else ["perplexity"]),
+            "gain over base",
             "best step",
             "steps",
         ),
@@ -196,11 +206,12 @@ def _markdown_cell(board: Leaderboard, row: Row, column: str) -> str:
         "run": row.run,
         "trial": f"{row.name} (default)" if row.kind == "default" else row.name,
         "state": row.state,
-        board.metric: formats.loss(row.eval_loss),
+        board.metric: formats.loss(row.score),
+        **{name: formats.loss(row.value(name)) for name in board.further_metrics},
         "on fresh seeds": expectation(row) + (" (tie)" if row.tie else ""),
         "on test rows": test_expectation(row),
-        "perplexity": formats.short(row.perplexity),
-        "below base": formats.loss(row.gain_over_base),
+        **({} if board.metric == "perplexity" else {"perplexity": formats.short(row.perplexity)}),
+        "gain over base": formats.loss(row.gain_over_base),
         "best step": formats.ABSENT if row.best_step is None else str(row.best_step),
         "steps": formats.ABSENT if row.horizon is None else f"{row.steps}/{row.horizon}",
         "trainable": formats.count(row.trainable_parameters),

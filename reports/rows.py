@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ..trainer.result import BaseScore, TrialResult, TrialState, perplexity
+from ..spaces.metrics import LOSS
+from ..trainer.result import BaseScore, TrialResult, TrialState, cost_of, perplexity, value_of
 from .noise import Confirmed, configuration
 
 Kind = Literal["trial", "default", "base"]
@@ -31,10 +32,13 @@ class Row:
         name: ``trial-0004`` or ``base model``.
         kind: ``default`` is the configuration that every search is held against.
         state: a ``TrialState``; empty for the base model.
-        eval_loss: best evaluation, in nats; None where there is none or it is not finite.
+        metric: what trials are judged by.
+        score: its best value; None where there is none or it is not finite.
+        eval_loss: at the evaluation that ``score`` is of, in nats.
         perplexity: ``exp(eval_loss)``; infinite where that overflows.
-        gain_over_base: the base model's loss minus this one's, in nats; positive is better.
-        best_step: optimizer step of ``eval_loss``, and of the adapter.
+        metrics: what else was measured at that evaluation, by name.
+        gain_over_base: how far ``score`` is better than the base model's; less than 0: worse.
+        best_step: optimizer step of ``score``, and of the adapter.
         steps: optimizer steps taken.
         horizon: optimizer steps planned; the learning-rate schedule spans them.
         params: the hyperparameters to show: ``SHOWN_ALWAYS`` and whatever else was varied.
@@ -61,8 +65,11 @@ class Row:
     name: str
     kind: Kind
     state: str
+    metric: str
+    score: float | None
     eval_loss: float | None
     perplexity: float | None
+    metrics: Mapping[str, float]
     gain_over_base: float | None
     best_step: int | None
     steps: int
@@ -85,8 +92,29 @@ class Row:
 
     @property
     def expected(self) -> float | None:
-        """The loss to expect: the mean over fresh seeds, where there are any, in nats."""
-        return self.eval_loss if self.confirmed is None else self.confirmed.mean
+        """The score to expect: the mean over fresh seeds, where there are any."""
+        return self.score if self.confirmed is None else self.confirmed.mean
+
+    @property
+    def cost(self) -> float:
+        """``score`` turned so that less is better; infinite where there is none."""
+        return math.inf if self.score is None else cost_of(self.metric, self.score)
+
+    @property
+    def expected_cost(self) -> float:
+        """``expected``, likewise."""
+        return math.inf if self.expected is None else cost_of(self.metric, self.expected)
+
+    def value(self, metric: str) -> float | None:
+        """A metric's value at the evaluation that ``score`` is of."""
+        if self.eval_loss is None:
+            return None
+        return value_of(metric, self.eval_loss, self.metrics)
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """The GPU's peak where there is one, else the process's."""
+        return self.gpu_memory_bytes or self.peak_memory_bytes
 
     @property
     def configuration(self) -> str:
@@ -97,7 +125,7 @@ class Row:
     def rankable(self) -> bool:
         """Whether the row has a place in the ranking: a finite score of an ended trial."""
         ended = self.kind != "base" and TrialState(self.state).ranked
-        return ended and self.eval_loss is not None
+        return ended and self.score is not None
 
 
 def trial_row(
@@ -108,7 +136,8 @@ def trial_row(
     confirmed: Mapping[str, Confirmed] = {},
 ) -> Row:
     """The row of a trial, not ranked yet and without ``params``."""
-    score = _finite(result.score)
+    score, best = _finite(result.score), result.best
+    loss = None if best is None or score is None else best.eval_loss
     settings = {**result.config.get("lora", {}), **result.config.get("train", {})}
     made = result.total_parameters > 0
     return Row(
@@ -117,9 +146,12 @@ def trial_row(
         name=result.name,
         kind="default" if result.baseline else "trial",
         state=str(result.state),
-        eval_loss=score,
-        perplexity=None if score is None else perplexity(score),
-        gain_over_base=_gain(score, base),
+        metric=result.metric,
+        score=score,
+        eval_loss=loss,
+        perplexity=None if loss is None else perplexity(loss),
+        metrics={} if best is None or score is None else dict(best.metrics),
+        gain_over_base=_gain(result.metric, score, base),
         best_step=None if score is None else result.best_step,
         steps=result.step,
         horizon=settings.get("max_steps"),
@@ -140,18 +172,21 @@ def trial_row(
     )
 
 
-def base_row(base: BaseScore, run: str) -> Row:
+def base_row(base: BaseScore, run: str, metric: str = LOSS) -> Row:
     """The row of the untouched base model: nothing trained, nothing to rank."""
-    loss = _finite(base.eval_loss)
+    loss, score = _finite(base.eval_loss), _finite(base.value(metric))
     return Row(
         rank=None,
         trial=None,
         name="base model",
         kind="base",
         state="",
+        metric=metric,
+        score=score,
         eval_loss=loss,
         perplexity=None if loss is None else perplexity(loss),
-        gain_over_base=None if loss is None else 0.0,
+        metrics=dict(base.metrics),
+        gain_over_base=None if score is None else 0.0,
         best_step=None,
         steps=0,
         horizon=None,
@@ -163,7 +198,7 @@ def base_row(base: BaseScore, run: str) -> Row:
         peak_memory_bytes=None,
         gpu_memory_bytes=None,
         gpu_utilization=None,
-        error=None if loss is not None else f"its score is {base.eval_loss}",
+        error=None if score is not None else f"its score is {base.value(metric)}",
         has_adapter=False,
         run=run,
     )
@@ -215,10 +250,11 @@ def _reason(result: TrialResult) -> str | None:
     return None
 
 
-def _gain(score: float | None, base: BaseScore | None) -> float | None:
-    if score is None or base is None or not math.isfinite(base.eval_loss):
+def _gain(metric: str, score: float | None, base: BaseScore | None) -> float | None:
+    before = None if base is None else _finite(base.value(metric))
+    if score is None or before is None:
         return None
-    return base.eval_loss - score
+    return cost_of(metric, before) - cost_of(metric, score)
 
 
 def _finite(value: float | None) -> float | None:

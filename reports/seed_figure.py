@@ -43,7 +43,7 @@ def seed_figure(rows: Sequence[Row], metric: str) -> go.Figure:
     figure.add_scatter(
         name="the search's own score",
         x=names,
-        y=[row.eval_loss for row in rows],
+        y=[row.score for row in rows],
         mode="markers",
         marker={"symbol": "x", "size": 9},
     )

@@ -97,7 +97,7 @@ def _columns(board: Leaderboard, rows: tuple[Row, ...]) -> list[_Column]:
         made("#", lambda row: "" if row.rank is None else str(row.rank)),
         made("trial", lambda row: "default" if row.kind == "default" else row.name, False),
         made("state", _state, False),
-        made(board.metric.replace("_", " "), lambda row: formats.loss(row.eval_loss)),
+        made(board.metric.replace("_", " "), lambda row: formats.loss(row.score)),
         *_again(rows),
         made("ppl", lambda row: formats.short(row.perplexity)),
         made("step", _step),
@@ -133,7 +133,11 @@ def _test(row: Row) -> float | None:
 
 def _extras(board: Leaderboard, rows: tuple[Row, ...]) -> list[_Column]:
     names = [name for name in board.param_names if name not in SHOWN_ALWAYS]
-    return [
+    measured = [
+        _Column(name.replace("_", " "), tuple(formats.loss(row.value(name)) for row in rows))
+        for name in board.further_metrics
+    ]
+    return measured + [
         _Column(name, tuple(formats.printable(_param(row, name)) for row in rows)) for name in names
     ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from ..spaces.metrics import LOSS
 from ..trainer.result import TrialState
 from .formats import loss, short
 from .leaderboard import Leaderboard
@@ -32,8 +33,8 @@ def _standing(board: Leaderboard, best: Row) -> str:
     named = f"the default configuration ({best.name})" if best.kind == "default" else best.name
     if best.confirmed is None:
         text = (
-            f"Best: {named}{run}, {board.metric} {short(best.eval_loss)} "
-            f"(perplexity {short(best.perplexity)}) at step {best.best_step} of {best.horizon}"
+            f"Best: {named}{run}, {board.metric} {short(best.score)} "
+            f"({_besides(best)}) at step {best.best_step} of {best.horizon}"
         )
     else:
         text = f"Best: {named}{run}, expected {board.metric} {_expected(best.confirmed)}"
@@ -44,9 +45,9 @@ def _standing(board: Leaderboard, best: Row) -> str:
 
 def _against_base(board: Leaderboard, best: Row) -> str:
     base = board.base
-    if base is None or base.eval_loss is None:
+    if base is None or base.score is None:
         return ""
-    return f"{_distance(best, base.eval_loss)} the base model ({short(base.eval_loss)})"
+    return f"{_distance(best, base.score)} the base model ({short(base.score)})"
 
 
 def _against_default(board: Leaderboard, best: Row) -> str:
@@ -70,6 +71,12 @@ def _against_default(board: Leaderboard, best: Row) -> str:
     return f"{distance}, {'beyond' if beyond else 'within'} the noise"
 
 
+def _besides(best: Row) -> str:
+    if best.metric == LOSS:
+        return f"perplexity {short(best.perplexity)}"
+    return f"{LOSS} {short(best.eval_loss)}"
+
+
 def _expected(found: Confirmed) -> str:
     low, high = found.interval
     test = ""
@@ -86,12 +93,12 @@ def _certainty(board: Leaderboard, best: Row) -> str:
     parts = [_alike(board, best), _ties(board, best)]
     if best.confirmed is not None:
         parts.append(
-            f"The search's own score of it, {loss(best.eval_loss)} at step {best.best_step} of "
+            f"The search's own score of it, {loss(best.score)} at step {best.best_step} of "
             f"{best.horizon}, is that of one run."
         )
     elif sum(row.rank is not None for row in board.rows) > 1 and board.noise is None:
         parts.append(
-            "That is the lowest of single runs and flatters it: tune-lora confirm says what to "
+            "That is the best of single runs and flatters it: tune-lora confirm says what to "
             "expect."
         )
     return " ".join(part for part in parts if part)

@@ -245,7 +245,7 @@ class Ledger:
         """Drop the weights of ended trials that are not among the best."""
         self._weighty |= {result.number: result for result in ended}
         scored = [r for r in self._weighty.values() if r.state.ranked and r.score is not None]
-        scored.sort(key=lambda result: (result.score, result.trainable_parameters, result.number))
+        scored.sort(key=lambda result: (result.cost, result.trainable_parameters, result.number))
         kept = {result.number for result in scored[: self.space.search.keep_adapters]}
         for result in ended:
             self.run.trial(result.number).drop_checkpoint()
@@ -255,8 +255,8 @@ class Ledger:
 
 
 def _said(result: TrialResult, rerun: str) -> str:
-    score = "" if result.score is None else f"  eval_loss {result.score:.4f}"
-    test = "" if result.test_loss is None else f"  test {result.test_loss:.4f}"
+    score = "" if result.score is None else f"  {result.metric} {result.score:.4f}"
+    test = "" if result.test_score is None else f"  test {result.test_score:.4f}"
     return f"{rerun.replace('/', ' on seed ')}: {result.state}{score}{test}"
 
 

@@ -15,6 +15,7 @@ from rich.table import Table
 from ..reports.formats import clock
 from ..reports.terminal import state_color
 from ..spaces import Space
+from ..spaces.metrics import LOSS
 from ..trainer.result import TrialResult, TrialState, trial_name
 
 _VISIBLE_ROWS = 24
@@ -46,12 +47,17 @@ class Progress:
         trials: planned.
         horizon: optimizer steps of a whole trial.
         known: what an earlier part of this search has ended.
+        metric: that trials are judged by.
     """
 
     def __init__(
-        self, trials: int, horizon: int, known: Mapping[int, TrialResult] | None = None
+        self,
+        trials: int,
+        horizon: int,
+        known: Mapping[int, TrialResult] | None = None,
+        metric: str = LOSS,
     ) -> None:
-        self.trials, self.horizon = trials, horizon
+        self.trials, self.horizon, self.metric = trials, horizon, metric
         self.results: dict[int, TrialResult] = dict(known or {})
         self._earlier = len(self.results)
         self._start = time.monotonic()
@@ -62,13 +68,13 @@ class Progress:
 
     @property
     def best(self) -> TrialResult | None:
-        """The trial with the lowest score so far; one that broke is in no ranking."""
+        """The trial with the best score so far; one that broke is in no ranking."""
         scored = [
             result
             for result in self.results.values()
             if result.score is not None and (result.state.ranked or not result.state.finished)
         ]
-        return min(scored, key=lambda r: r.score or 0.0, default=None)
+        return min(scored, key=lambda r: r.cost, default=None)
 
     @property
     def ended(self) -> int:
@@ -139,7 +145,7 @@ class LiveTable:
         table = Table(title=self._title(), title_justify="left", box=None, pad_edge=False)
         for heading in ("trial", "state", "configuration"):
             table.add_column(heading)
-        for heading in ("step", "eval loss", "best"):
+        for heading in ("step", progress.metric.replace("_", " "), "best"):
             table.add_column(heading, justify="right")
         best = progress.best
         shown = sorted(progress.results.values(), key=lambda r: r.number)[-_VISIBLE_ROWS:]
@@ -150,7 +156,7 @@ class LiveTable:
 
     def _cells(self, result: TrialResult) -> list[str]:
         color = state_color(result.state)
-        last = f"{result.evaluations[-1].eval_loss:.4f}" if result.evaluations else "-"
+        last = _value(result) if result.evaluations else "-"
         score = f"{result.score:.4f}" if result.score is not None else "-"
         name = "default" if result.baseline else str(result.number)
         state = f"[{color}]{result.state}[/{color}]"
@@ -163,7 +169,7 @@ class LiveTable:
         left = clock(eta) if eta is not None else "-"
         best = f"{progress.best.score:.4f}" if progress.best else "-"
         return (
-            f"{progress.ended} of {progress.trials} trials ended · best eval_loss {best} · "
+            f"{progress.ended} of {progress.trials} trials ended · best {progress.metric} {best} · "
             f"{clock(progress.elapsed)} elapsed · {left} to go"
         )
 
@@ -203,13 +209,19 @@ class PlainLines:
             return f"{head}  started   {describe(result.config)}{kind}"
         step = f"step {result.step:>3}/{progress.horizon}"
         if result.state is TrialState.RUNNING:
-            return f"{head}  {step}  eval_loss {result.evaluations[-1].eval_loss:.4f}"
-        score = f"  eval_loss {result.score:.4f}" if result.score is not None else ""
+            return f"{head}  {step}  {result.metric} {_value(result)}"
+        score = f"  {result.metric} {result.score:.4f}" if result.score is not None else ""
         best = f"  best so far {progress.best.score:.4f}" if progress.best else ""
         eta = progress.eta()
         left = f"  {clock(eta)} to go" if eta else ""
         ended = f"  {progress.ended}/{progress.trials} ended"
         return f"{head}  {step}{score}  {result.state}{best}{ended}{left}"
+
+
+def _value(result: TrialResult) -> str:
+    """The metric at the latest evaluation."""
+    value = result.evaluations[-1].value(result.metric)
+    return "-" if value is None else f"{value:.4f}"
 
 
 def _note(progress: Progress, number: int, text: str) -> str:
@@ -220,5 +232,5 @@ def make_display(
     space: Space, known: Mapping[int, TrialResult], console: Console
 ) -> LiveTable | PlainLines:
     """A live table on a terminal, plain lines otherwise; ``known`` trials have ended before."""
-    progress = Progress(space.search.trials, space.rungs()[-1], known)
+    progress = Progress(space.search.trials, space.rungs()[-1], known, space.search.metric)
     return LiveTable(progress, console) if console.is_terminal else PlainLines(progress, console)

@@ -36,9 +36,8 @@ def fit_local(
         if base is None or base.spoiled:
             base = load_base(spec)
         if ledger.run.read_base() is None:
-            batch = int(config.train["per_device_eval_batch_size"])
             with ledger.keeping():
-                ledger.run.write_base(score_base(base, data, batch))
+                ledger.run.write_base(score_base(base, data, config))
 
         def report(result: TrialResult, rerun: str | None = rerun) -> bool:
             if rerun is None:

@@ -6,6 +6,7 @@ With packing, several at a time: see ``trainer.pack``. Nothing here knows Ray.
 from __future__ import annotations
 
 import json
+import math
 import threading
 import traceback
 from collections.abc import Callable
@@ -125,8 +126,7 @@ class Place:
 
         # A trial that was paused begins anew, but the base has its score.
         if config["score_base"] and self.root.read_base() is None:
-            batch = int(trial.train["per_device_eval_batch_size"])
-            self.root.write_base(run.score_base(base, self._data, batch))
+            self.root.write_base(run.score_base(base, self._data, trial))
         settings = tracking.WandbSettings(**self._tracking) if self._tracking else None
         folder = self.root.trial(trial.number)
         tracker = None
@@ -174,10 +174,10 @@ class Visit:
 def as_told(result: TrialResult, *, rerun: str | None = None) -> dict[str, Any]:
     """What the driver is told of a trial at an evaluation, and at its end.
 
-    There is no ``eval_loss`` where the step was not evaluated, because the trial failed there, say:
-    at that rung it has none.
+    ``cost`` is the metric's value, turned so that less is better. There is none where the step was
+    not evaluated, because the trial failed there, say: at that rung it has none.
     """
-    told = {
+    told: dict[str, Any] = {
         "number": result.number,
         "step": result.step,
         "baseline": result.baseline,
@@ -186,7 +186,9 @@ def as_told(result: TrialResult, *, rerun: str | None = None) -> dict[str, Any]:
         "done": result.state.finished,
     }
     if result.evaluations and result.evaluations[-1].step == result.step:
-        told["eval_loss"] = result.evaluations[-1].eval_loss
+        cost = result.evaluations[-1].cost(result.metric)
+        if math.isfinite(cost):
+            told["cost"] = cost
     return told
 
 

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..spaces import Choice, IntRange, Space, SpaceError
+from ..spaces.metrics import find_metric
 from ..trainer.base import BaseSpec, load_tokenizer, meta_model
 from ..trainer.data import TokenizedData, tokenize
 from ..trainer.errors import TrialError
 from ..trainer.folder import RunFolder
 from ..trainer.inputs import inputs_digest
+from ..trainer.metrics import own_metric
 from ..trainer.targets import adapter_parameters, resolve_targets
 
 if TYPE_CHECKING:
@@ -60,6 +62,7 @@ def preflight(space: Space, run: RunFolder | None = None) -> Preflight:
         SpaceError: something that the space names is missing or does not fit.
         TrialError: the model's files cannot be read.
     """
+    _check_metrics(space)
     model = space.model
     spec = BaseSpec.of(model)
     inputs = inputs_digest(space.data, model.task, Path(spec.source))
@@ -72,6 +75,15 @@ def preflight(space: Space, run: RunFolder | None = None) -> Preflight:
     modules = _meta_model(space, spec)
     largest = _check_targets(space, modules)
     return Preflight(spec, data, largest, modules, kept=found is not None)
+
+
+def _check_metrics(space: Space) -> None:
+    """A user's own metric that cannot be had would fail every trial."""
+    named = {"search.metric": (space.search.metric,), "search.metrics": space.search.metrics}
+    for key, names in named.items():
+        for name in names:
+            if find_metric(name).source == "own":
+                own_metric(name, str(Path.cwd()), key)
 
 
 def _check_same(space: Space, data: TokenizedData, run: RunFolder) -> None:

@@ -82,7 +82,7 @@ class Halving(AsyncHyperBandScheduler):  # type: ignore[misc]
         sizes = [wanted.reduction_factor**s / (s + 1) for s in reversed(range(brackets))]
         self._shares, self._dealt = [size / sum(sizes) for size in sizes], list[int]()
         for result in earlier:
-            losses = {evaluation.step: evaluation.eval_loss for evaluation in result.evaluations}
+            losses = {e.step: e.cost(result.metric) for e in result.evaluations}
             for milestone, recorded in self._rungs(result.number):
                 if milestone in losses:
                     recorded[_earlier(result.number)] = -losses[milestone]
@@ -145,13 +145,13 @@ class Median(MedianStoppingRule):  # type: ignore[misc]
             min_time_slice=math.inf,
         )
         for result in earlier:
-            found = [{"step": e.step, "eval_loss": e.eval_loss} for e in result.evaluations]
+            found = [{"step": e.step, "cost": e.cost(result.metric)} for e in result.evaluations]
             if found:
                 self._results[_earlier(result.number)] = found
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: Report) -> str:
         """Stop a trial whose best loss is worse than the median of the others' running means."""
-        if result.get("rerun") or "eval_loss" not in result:
+        if result.get("rerun") or "cost" not in result:
             return str(TrialScheduler.CONTINUE)
         self._take_up(trial, result)
         action = _spared(super().on_trial_result(tune_controller, trial, result), result)
@@ -162,7 +162,7 @@ class Median(MedianStoppingRule):  # type: ignore[misc]
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: Report) -> None:
         """Enter a trial's last result; one that failed may have none."""
-        if "eval_loss" in result and not result.get("rerun"):
+        if "cost" in result and not result.get("rerun"):
             self._take_up(trial, result)
             super().on_trial_complete(tune_controller, trial, result)
 
@@ -207,7 +207,7 @@ class Population(PopulationBasedTraining):  # type: ignore[misc]
         In place of Ray's own, which knows only of trials that have reported to this process.
         """
         running = {
-            number: result.evaluations[-1].eval_loss
+            number: result.evaluations[-1].cost(result.metric)
             for number, result in self._ledger.results.items()
             if result.evaluations and not result.state.finished and not result.baseline
         }
@@ -217,7 +217,7 @@ class Population(PopulationBasedTraining):  # type: ignore[misc]
         """Let a trial of the worst take over from one of the best."""
         if result.get("rerun"):
             return str(TrialScheduler.CONTINUE)
-        if "eval_loss" in result:
+        if "cost" in result:
             self._ledger.progress(from_told(result))
         return str(super().on_trial_result(tune_controller, trial, result))
 

@@ -78,7 +78,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]
     """
 
     def __init__(self, ledger: Ledger) -> None:
-        super().__init__(metric="eval_loss", mode="min")
+        super().__init__(metric="cost", mode="min")
         self._ledger = ledger
         self._numbers: dict[str, int] = {}
         self._reruns: dict[str, str] = {}
@@ -257,7 +257,7 @@ def fit(
     tuner = tune.Tuner(
         worker,
         tune_config=TuneConfig(
-            metric="eval_loss",
+            metric="cost",
             mode="min",
             search_alg=StudySearcher(ledger),
             scheduler=make_scheduler(ledger),

@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 
 from ..spaces import Choice, FloatRange, IntRange, Label, Space
+from ..spaces.metrics import find_metric
 from ..trainer.config import TrialConfig
 from ..trainer.errors import TrialError
 from ..trainer.result import TrialResult, TrialState
@@ -57,13 +58,17 @@ class Study:
         first: Sequence[Mapping[str, Label]] = (),
     ) -> None:
         self._space, self._wanted = space, first
+        self._measures = measures_of(space)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         try:
             storage = RDBStorage(
                 f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": _LOCK_SECONDS}}
             )
             self._study = optuna.create_study(
-                storage=storage, study_name=name, direction="minimize", load_if_exists=True
+                storage=storage,
+                study_name=name,
+                direction="maximize" if find_metric(space.search.metric).maximize else "minimize",
+                load_if_exists=True,
             )
         except Exception as error:
             raise TrialError(f"{path}: cannot be opened as an Optuna study: {error}") from error
@@ -108,8 +113,9 @@ class Study:
             return
         known = self._study.get_trials(deepcopy=False)[result.number].intermediate_values
         for evaluation in result.evaluations:
-            if evaluation.step not in known:
-                self._trial(result.number).report(evaluation.eval_loss, evaluation.step)
+            value = evaluation.value(result.metric)
+            if evaluation.step not in known and value is not None:
+                self._trial(result.number).report(value, evaluation.step)
 
     def tell(self, result: TrialResult) -> None:
         """The trial has ended in ``result.state``."""
@@ -211,6 +217,8 @@ class Study:
             lora=values["lora"],
             train=values["train"],
             rungs=self._space.rungs(),
+            metric=self._space.search.metric,
+            measures=self._measures,
             checkpoint_minutes=self._space.search.checkpoint_minutes,
             baseline=baseline,
             params=dict(trial.params),
@@ -242,6 +250,16 @@ class Study:
             OptunaState.FAIL,
         )
         return self._study.get_trials(deepcopy=False, states=wanted)
+
+
+def measures_of(space: Space) -> dict[str, Any]:
+    """What the space wants measured besides the loss: fields of ``metrics.Measures``."""
+    search = space.search
+    names = dict.fromkeys((search.metric, *search.metrics))
+    further = [name for name in names if find_metric(name).source != "loss"]
+    if not further:
+        return {}
+    return {"names": further, **search.generation.model_dump(), "folder": str(Path.cwd())}
 
 
 def _config(frozen: FrozenTrial) -> TrialConfig:

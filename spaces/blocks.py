@@ -99,6 +99,17 @@ Tracking: TypeAlias = Annotated[
 ]
 
 
+class GenerationBlock(Block):
+    """What metrics of answers may cost."""
+
+    rows: Count = 64
+    """Validation rows, the first, that are answered at each evaluation."""
+    max_new_tokens: Count = 128
+    """Tokens of an answer at most."""
+    batch_size: Count = 8
+    """Rows that are answered at a time."""
+
+
 class ConfirmBlock(Block):
     """The best configurations, trained again on fresh seeds once the search has ended."""
 
@@ -113,8 +124,13 @@ class SearchBlock(Block):
 
     trials: Count = 16
     """Trials in all, the baseline included."""
-    metric: Literal["eval_loss"] = "eval_loss"
-    """What trials are ranked by; lower is better."""
+    metric: Name = "eval_loss"
+    """What trials are ranked by: `eval_loss`, `perplexity`, `exact_match`, `bleu`, `rouge1`,
+    `rouge2`, `rougeL`, `json_valid`, `json_f1`, `accuracy`, `f1`, or your own `module:function`."""
+    metrics: list[Name] = Field(default_factory=list)
+    """What else is measured at each evaluation, and shown."""
+    generation: GenerationBlock = Field(default_factory=GenerationBlock)
+    """How many answers such metrics are of, and how long these may be."""
     sampler: Literal["tpe", "gp", "cmaes", "random", "grid", "qmc"] = "tpe"
     """`tpe`, `gp` and `cmaes` learn from the trials so far; `grid` tries every combination."""
     scheduler: Scheduler = Field(default_factory=AshaScheduler)

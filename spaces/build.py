@@ -22,6 +22,7 @@ from .blocks import (
 from .crosschecks import (
     check_confirm,
     check_data,
+    check_metrics,
     check_quantization,
     check_scheduler,
     check_task,
@@ -86,6 +87,8 @@ def build_space(name: str, raw: object, log: FaultLog) -> Space:
     if search:
         check_scheduler(search.scheduler, values, log)
         check_confirm(search, log)
+    if search and model:
+        check_metrics(search, model, log)
     if log.faults or not (model and data and search and resources):
         raise log.error()
     return Space(

@@ -11,11 +11,13 @@ from typing import Final
 from .blocks import DataBlock, ModelBlock, SearchBlock
 from .domains import Choice, Ratio, Value, numbers
 from .errors import MISSING, FaultLog, KeyPath
+from .metrics import METRICS, find_metric
 from .nearest import nearest
 from .rules import BOUNDS
 from .sampling import conditional, finish, parameters
 from .schedulers import PBT_CHANGES, PbtScheduler, SchedulerBlock
 
+_CLASSIFYING: Final = ("SEQ_CLS",)
 ROLES: Final = {
     "instruction": ("instruction", "input", "response"),
     "classification": ("text", "label"),
@@ -91,6 +93,23 @@ def check_scheduler(
         if not names & set(PBT_CHANGES):
             rule = f"needs a domain for one of {', '.join(PBT_CHANGES)}: nothing else changes in it"
             log.add(("search", "scheduler"), scheduler.word, rule)
+
+
+def check_metrics(search: SearchBlock, model: ModelBlock, log: FaultLog) -> None:
+    """Check that the metrics exist, and suit the model's task."""
+    classifies = model.task in _CLASSIFYING
+    named = [(("search", "metric"), search.metric)]
+    named += [(("search", "metrics"), name) for name in search.metrics]
+    for path, name in named:
+        try:
+            source = find_metric(name).source
+        except ValueError as error:
+            log.add(path, name, str(error), nearest(name, METRICS))
+            continue
+        if source == "answers" and classifies:
+            log.add(path, name, f"is of generated answers, and model.task {model.task} gives none")
+        if source == "classes" and not classifies:
+            log.add(path, name, f"is of classes, and model.task {model.task} has none")
 
 
 def check_confirm(search: SearchBlock, log: FaultLog) -> None:

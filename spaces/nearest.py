@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from .blocks import (
     ConfirmBlock,
     DataBlock,
+    GenerationBlock,
     Limits,
     ModelBlock,
     ResourcesBlock,
@@ -31,6 +32,7 @@ FIXED_BLOCKS: Final[dict[str, type[BaseModel]]] = {
 NESTED_BLOCKS: Final[dict[str, type[BaseModel]]] = {
     "data.limit": Limits,
     "search.confirm": ConfirmBlock,
+    "search.generation": GenerationBlock,
     **{f"search.scheduler.{word}": block for word, block in SCHEDULERS.items()},
     "tracking.wandb": WandbTracking,
 }

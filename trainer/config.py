@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
+
+from ..spaces.metrics import LOSS
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,8 @@ class TrialConfig:
             in optimizer steps.
         rungs: optimizer steps after which the trial is evaluated, ascending; the last one is
             the horizon.
+        metric: what the trial is judged by (``spaces.metrics``).
+        measures: what is measured besides the loss, fields of ``metrics.Measures``.
         micro_batch: rows a forward pass to begin with, in place of
             ``per_device_train_batch_size``, at the same effective batch; None for that.
         checkpoint_minutes: at most between two checkpoints; each evaluation makes one too.
@@ -40,6 +44,8 @@ class TrialConfig:
     lora: Mapping[str, Any]
     train: Mapping[str, Any]
     rungs: tuple[int, ...]
+    metric: str = LOSS
+    measures: Mapping[str, Any] = field(default_factory=dict)
     micro_batch: int | None = None
     checkpoint_minutes: float = 10.0
     baseline: bool = False

@@ -150,7 +150,7 @@ def laid_out(
 
 
 def _as_tree(
-    model: Any, batch: Mapping[str, torch.Tensor], texts: Sequence[Sequence[int]]
+    model: Any, batch: Mapping[str, torch.Tensor], texts: Sequence[list[int]]
 ) -> tuple[Mapping[str, torch.Tensor], Targets]:
     tree = trie(texts)
     device = batch["input_ids"].device

@@ -32,7 +32,7 @@ class Trie:
     paths: tuple[torch.Tensor, ...]
 
 
-def nodes(rows: Sequence[Sequence[int]]) -> int:
+def nodes(rows: Sequence[list[int]]) -> int:
     """How many tokens are left of rows when shared beginnings are there once."""
     ordered = sorted(rows)
     known: Sequence[int] = ()
@@ -43,7 +43,7 @@ def nodes(rows: Sequence[Sequence[int]]) -> int:
     return count
 
 
-def trie(rows: Sequence[Sequence[int]]) -> Trie:
+def trie(rows: Sequence[list[int]]) -> Trie:
     """The tree of token ids in ``rows``, on the CPU."""
     size = nodes(rows)
     tokens, depths = torch.empty(size, dtype=torch.long), torch.empty(size, dtype=torch.long)

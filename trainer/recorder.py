@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -92,26 +92,27 @@ class Recorder:
             self._outcome = TrialState.DIVERGED
         self._write({"step": step, **row})
 
-    def evaluated(self, step: int, loss: float) -> None:
+    def evaluated(self, step: int, loss: float, metrics: Mapping[str, float]) -> None:
         """An evaluation: keep the adapter if it is the best, then ask whether to go on."""
         seconds = time.perf_counter() - self._start
         if not math.isfinite(loss):
             self._outcome = TrialState.DIVERGED
             self._write({"step": step, "eval_loss": loss})
             return
-        evaluation = Evaluation(step, loss, seconds)
+        evaluation = Evaluation(step, loss, seconds, dict(metrics))
         self._write(
             {
                 "step": step,
                 "eval_loss": loss,
                 "perplexity": evaluation.perplexity,
                 "seconds": seconds,
+                **metrics,
             }
         )
-        best = self.result.score
-        if best is None or loss < best:
+        if evaluation.cost(self._config.metric) < self.result.cost:
             self.save(step)
-            self.result = replace(self.result, score=loss, best_step=step)
+            score = evaluation.value(self._config.metric)
+            self.result = replace(self.result, score=score, best_step=step)
         self.result = replace(
             self.result, step=step, evaluations=(*self.result.evaluations, evaluation)
         )
@@ -140,8 +141,9 @@ class Recorder:
         threshold = float(self._config.train.get("early_stopping_threshold") or 0.0)
         best, stale = math.inf, 0
         for evaluation in self.result.evaluations:
-            stale = 0 if evaluation.eval_loss < best - threshold else stale + 1
-            best = min(best, evaluation.eval_loss)
+            cost = evaluation.cost(self._config.metric)
+            stale = 0 if cost < best - threshold else stale + 1
+            best = min(best, cost)
         return stale
 
     def finished(self, state: TrialState | None = None, error: str | None = None) -> TrialResult:
@@ -150,9 +152,9 @@ class Recorder:
         self.result = self.result.ended(state or self._outcome or TrialState.COMPLETE, error)
         return self.result
 
-    def tested(self, loss: float) -> None:
+    def tested(self, found: Mapping[str, float]) -> None:
         """The best evaluation's adapter has been scored on the test rows."""
-        self.result = replace(self.result, test_loss=loss)
+        self.result = replace(self.result, test=dict(found))
 
     def close(self) -> None:
         """Nothing more comes of the trial: let its tracker know the result."""

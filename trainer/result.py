@@ -9,8 +9,10 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
+
+from ..spaces.metrics import LOSS, find_metric
 
 
 class TrialState(enum.StrEnum):
@@ -49,16 +51,39 @@ class Evaluation:
         eval_loss: mean negative log-likelihood of a supervised token, in nats; for sequence
             classification, the mean cross-entropy of a row.
         seconds: since the trial began.
+        metrics: what else was measured, by name.
     """
 
     step: int
     eval_loss: float
     seconds: float
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+    def value(self, metric: str) -> float | None:
+        """A metric's value; None where it came to none."""
+        return value_of(metric, self.eval_loss, self.metrics)
+
+    def cost(self, metric: str) -> float:
+        """A metric's value turned so that less is better; infinite where there is none."""
+        value = self.value(metric)
+        return math.inf if value is None else cost_of(metric, value)
 
     @property
     def perplexity(self) -> float:
         """``exp(eval_loss)``; infinite where that overflows."""
         return perplexity(self.eval_loss)
+
+
+def value_of(metric: str, loss: float, metrics: Mapping[str, float]) -> float | None:
+    """A metric's value, from the loss or from what else was measured; None where it has none."""
+    if metric == LOSS:
+        return loss
+    return perplexity(loss) if metric == "perplexity" else metrics.get(metric)
+
+
+def cost_of(metric: str, value: float) -> float:
+    """The value, its sign turned where larger is better."""
+    return -value if find_metric(metric).maximize else value
 
 
 def perplexity(loss: float) -> float:
@@ -80,7 +105,7 @@ class TrialResult:
         number: the trial's number in the study.
         state: see ``TrialState``.
         config: ``TrialConfig.to_dict()``.
-        score: the lowest ``eval_loss`` so far, None before the first evaluation.
+        score: the best value of ``metric`` so far, None before the first evaluation.
         best_step: the optimizer step of that evaluation.
         step: optimizer steps taken.
         evaluations: every evaluation, in order.
@@ -95,8 +120,8 @@ class TrialResult:
         micro_batch: rows a forward pass; less than the configuration's after running out of
             memory, at the same effective batch.
         stopped_early: whether the trial's own early-stopping rule ended it.
-        test_loss: ``eval_loss`` of the adapter on the test rows; only of a trial that confirms
-            another on a fresh seed.
+        test: ``eval_loss`` and what else is measured, of the adapter on the test rows; only of a
+            trial that confirms another on a fresh seed.
         error: traceback of a trial that failed.
     """
 
@@ -117,13 +142,35 @@ class TrialResult:
     gpu_utilization: float | None = None
     micro_batch: int | None = None
     stopped_early: bool = False
-    test_loss: float | None = None
+    test: Mapping[str, float] = field(default_factory=dict)
     error: str | None = None
 
     @property
     def name(self) -> str:
         """``trial-0007``: what tables, folders and trackers call it."""
         return trial_name(self.number)
+
+    @property
+    def metric(self) -> str:
+        """What the trial is judged by."""
+        return str(self.config.get("metric", LOSS))
+
+    @property
+    def cost(self) -> float:
+        """``score`` turned so that less is better; infinite where there is none."""
+        return math.inf if self.score is None else cost_of(self.metric, self.score)
+
+    @property
+    def best(self) -> Evaluation | None:
+        """The evaluation that ``score`` is of."""
+        return next((e for e in self.evaluations if e.step == self.best_step), None)
+
+    @property
+    def test_score(self) -> float | None:
+        """The value of ``metric`` on the test rows."""
+        if LOSS not in self.test:
+            return None
+        return value_of(self.metric, self.test[LOSS], self.test)
 
     @property
     def baseline(self) -> bool:
@@ -141,7 +188,7 @@ class TrialResult:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> TrialResult:
         """The inverse of ``to_dict``; keys that this version does not know are passed over."""
-        known = {field.name for field in fields(cls)}
+        known = {each.name for each in fields(cls)}
         values = {key: value for key, value in data.items() if key in known}
         values["state"] = TrialState(values["state"])
         values["evaluations"] = tuple(Evaluation(**item) for item in values["evaluations"])
@@ -162,12 +209,18 @@ class BaseScore:
         rows: validation rows scored.
         tokens: supervised tokens in them (rows, for classification).
         seconds: the scoring took.
+        metrics: what else was measured, by name.
     """
 
     eval_loss: float
     rows: int
     tokens: int
     seconds: float
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+    def value(self, metric: str) -> float | None:
+        """A metric's value; None where it came to none."""
+        return value_of(metric, self.eval_loss, self.metrics)
 
     @property
     def perplexity(self) -> float:

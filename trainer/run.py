@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 import time
 import traceback
@@ -24,6 +25,7 @@ from transformers import (
 )
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
+from ..spaces.metrics import LOSS
 from .adapter import attached, fits, load_saved, save_adapter
 from .base import BaseModel
 from .batches import EpochSampler
@@ -36,6 +38,7 @@ from .inherit import come_into
 from .joint import Request
 from .loss import gathers, supervised_loss
 from .memory import out_of_memory
+from .metrics import Measures, measured
 from .precision import training_flags
 from .recorder import Recorder, Report
 from .result import BaseScore, TrialResult, TrialState
@@ -122,8 +125,7 @@ def _attempt(
             _train(model, config, base, data, recorder, folder, checkpoint)
             if test and len(data.test) and recorder.result.best_step is not None:
                 load_saved(model, folder)
-                batch = int(config.train["per_device_eval_batch_size"])
-                recorder.tested(score_on(model, base, data.test, batch)[0])
+                recorder.tested(_evaluated(model, base, data.test, config))
         recorder.finished()
     except Exception as error:
         if disk_full(error, folder.root):
@@ -177,11 +179,30 @@ def _take_up(folder: TrialFolder, config: TrialConfig) -> Checkpoint | None:
     return found
 
 
-def score_base(base: BaseModel, data: TokenizedData, batch_size: int) -> BaseScore:
-    """The untouched base model on the validation rows."""
-    start = time.perf_counter()
-    loss, count = score_on(base.model, base, data.validation, batch_size)
-    return BaseScore(loss, len(data.validation), count, time.perf_counter() - start)
+def score_base(base: BaseModel, data: TokenizedData, config: TrialConfig) -> BaseScore:
+    """The untouched base model on the validation rows, measured as a trial's evaluations are."""
+    start, rows, batch = time.perf_counter(), data.validation, _eval_batch(config)
+    loss, count = score_on(base.model, base, rows, batch)
+    metrics = measured(base.model, base, rows, _measures(config), batch)
+    return BaseScore(loss, len(rows), count, time.perf_counter() - start, metrics)
+
+
+def _evaluated(model: Any, base: BaseModel, rows: Any, config: TrialConfig) -> dict[str, float]:
+    """Loss and metrics of rows."""
+    batch = _eval_batch(config)
+    loss, _ = score_on(model, base, rows, batch)
+    if not math.isfinite(loss):
+        # A model that has diverged has no answers to give.
+        return {LOSS: loss}
+    return {LOSS: loss, **measured(model, base, rows, _measures(config), batch)}
+
+
+def _measures(config: TrialConfig) -> Measures:
+    return Measures.from_dict(config.measures) if config.measures else Measures()
+
+
+def _eval_batch(config: TrialConfig) -> int:
+    return int(config.train["per_device_eval_batch_size"])
 
 
 def score_on(model: Any, base: BaseModel, rows: Any, batch_size: int) -> tuple[float, int]:
@@ -243,6 +264,7 @@ def _train(
     micro_batch = recorder.result.micro_batch or 1
     trainer = TrialTrainer(
         base=base,
+        config=config,
         recorder=recorder,
         folder=folder,
         model=model,
@@ -270,10 +292,17 @@ class TrialTrainer(Trainer):  # type: ignore[misc]
     control: TrainerControl
 
     def __init__(
-        self, *, base: BaseModel, recorder: Recorder, folder: TrialFolder, **options: Any
+        self,
+        *,
+        base: BaseModel,
+        config: TrialConfig,
+        recorder: Recorder,
+        folder: TrialFolder,
+        **options: Any,
     ) -> None:
         super().__init__(**options)
-        self._base, self._recorder, self._folder = base, recorder, folder
+        self._base, self._config = base, config
+        self._recorder, self._folder = recorder, folder
         # Smoothed labels need the logits whole. A hook on the head does not reach the replicas of
         # several GPUs, and would be compiled in.
         stock = self.label_smoother is not None or self.args.n_gpu > 1 or self.args.torch_compile
@@ -357,10 +386,10 @@ class TrialTrainer(Trainer):  # type: ignore[misc]
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
-        """Mean loss of a supervised token over the validation rows, as ``eval_loss``."""
+        """Mean loss of a supervised token over the validation rows, and what else is measured."""
         rows = self.eval_dataset if eval_dataset is None else eval_dataset
-        loss, _ = score_on(self.model, self._base, rows, self.args.per_device_eval_batch_size)
-        metrics = {f"{metric_key_prefix}_loss": loss}
+        found = _evaluated(self.model, self._base, rows, self._config)
+        metrics = {f"{metric_key_prefix}_loss": found.pop(LOSS), **found}
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
         )
@@ -419,5 +448,6 @@ class _Rungs(TrainerCallback):  # type: ignore[misc]
         metrics: dict[str, float],
         **_: Any,
     ) -> None:
-        self._recorder.evaluated(state.global_step, metrics["eval_loss"])
+        found = {key: value for key, value in metrics.items() if key != LOSS}
+        self._recorder.evaluated(state.global_step, metrics[LOSS], found)
         control.should_training_stop |= self._recorder.stopped

@@ -38,14 +38,14 @@ def runs(tmp_path: Path) -> list[RunFolder]:
 
 def test_what_each_came_to_the_best_first(runs: list[RunFolder]) -> None:
     second, first = compare(runs).standings
-    assert (second.run, second.trials, second.best, second.eval_loss) == (
+    assert (second.run, second.trials, second.best, second.score) == (
         *("second", 2, "trial-0000"),
         0.7,
     )
-    assert second.below_base == pytest.approx(1.3)
-    assert second.below_default is None
-    assert (first.best, first.eval_loss) == ("trial-0001", 0.9)
-    assert (first.below_base, first.below_default) == (pytest.approx(1.44), pytest.approx(0.3))
+    assert second.over_base == pytest.approx(1.3)
+    assert second.over_default is None
+    assert (first.best, first.score) == ("trial-0001", 0.9)
+    assert (first.over_base, first.over_default) == (pytest.approx(1.44), pytest.approx(0.3))
     assert first.seconds == 3 * 125.5
     assert standing_cells(first)[3:6] == ("0.9000", "1.4400", "0.3000")
 
@@ -72,7 +72,7 @@ def test_other_data_is_said_loudly(tmp_path: Path, runs: list[RunFolder]) -> Non
 def test_a_run_without_a_score_comes_last(tmp_path: Path, runs: list[RunFolder]) -> None:
     empty = make_run(tmp_path / "empty", [], base=None)
     last = compare([empty, *runs]).standings[-1]
-    assert (last.run, last.trials, last.best, last.eval_loss) == ("empty", 0, None, None)
+    assert (last.run, last.trials, last.best, last.score) == ("empty", 0, None, None)
 
 
 def test_the_page_has_all_of_it(runs: list[RunFolder]) -> None:
@@ -91,6 +91,6 @@ def test_the_page_has_all_of_it(runs: list[RunFolder]) -> None:
 def test_json_is_exact(runs: list[RunFolder]) -> None:
     data = json.loads(comparison_json(compare(runs)))
     assert data["runs"] == ["first", "second"]
-    assert data["standings"][1]["below_default"] == 1.2 - 0.9
+    assert data["standings"][1]["over_default"] == 1.2 - 0.9
     assert data["differences"]["lora.r"] == [{"choice": [8, 16]}, 8]
     assert [row["eval_loss"] for row in data["leaderboard"]["rows"]][:2] == [0.7, 0.9]

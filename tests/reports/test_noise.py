@@ -94,7 +94,13 @@ def again(
         made = result(number, score, state, **more)  # type: ignore[arg-type]
         config = {**made.config, "train": {**made.config["train"], "seed": seed}}
         test = None if score is None or tests is None else score + tests
-        kept = TrialResult.from_dict({**made.to_dict(), "config": config, "test_loss": test})
+        kept = TrialResult.from_dict(
+            {
+                **made.to_dict(),
+                "config": config,
+                "test": {} if test is None else {"eval_loss": test},
+            }
+        )
         run.trial(number).rerun(confirmation(seed)).write_result(kept)
 
 

@@ -117,7 +117,7 @@ def test_markdown_numbers(tmp_path: Path) -> None:
     cells = dict(zip(header, row, strict=True))
     assert cells["eval_loss"] == "0.4120"
     assert cells["perplexity"] == "1.51"
-    assert cells["below base"] == "1.9280"
+    assert cells["gain over base"] == "1.9280"
     assert cells["steps"] == "27/27"
     assert cells["learning_rate"] == "0.0002"
     assert (cells["trainable"], cells["share"]) == ("1M", "0.5%")

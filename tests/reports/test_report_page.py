@@ -142,7 +142,7 @@ def test_every_number_is_the_leaderboards(tmp_path: Path) -> None:
         "#": "rank",
         "eval_loss": "eval_loss",
         "perplexity": "perplexity",
-        "below base": "gain_over_base",
+        "gain over base": "gain_over_base",
         "trainable": "trainable_parameters",
         "tokens/s": "tokens_per_second",
         "time": "seconds",
@@ -225,7 +225,7 @@ def test_figures_show_what_the_trials_did(tmp_path: Path) -> None:
     figures = page_of(run).figures
     assert set(figures) == {
         *("curves", "importance", "parallel", "rate-and-rank", "slices", "agreement", "timeline"),
-        *("loss-and-parameters", "loss-and-time", "loss-and-memory"),
+        *("score-and-parameters", "score-and-time", "score-and-memory"),
     }
     curves = {trace["name"]: trace for trace in figures["curves"]["data"] if trace.get("name")}
     assert curves["trial-0002 COMPLETE"]["x"] == [3, 9, HORIZON]
@@ -234,7 +234,7 @@ def test_figures_show_what_the_trials_did(tmp_path: Path) -> None:
     assert curves["trial-0010 COMPLETE"]["line"]["width"] == 3
     # Compared are losses at step 9, where all were, and not each trial's best.
     slices = figures["slices"]
-    assert slices["layout"]["yaxis"]["title"]["text"] == "the loss at step 9"
+    assert slices["layout"]["yaxis"]["title"]["text"] == "eval_loss at step 9"
     assert sorted(slices["data"][0]["y"]) == pytest.approx(sorted(2 - n / 24 for n in range(12)))
 
 

@@ -15,7 +15,7 @@ def test_best_base_default_and_counts(tmp_path: Path) -> None:
     assert verdict(build(mixed_run(tmp_path / "run"))) == (
         "Best: trial-0004, eval_loss 0.412 (perplexity 1.51) at step 27 of 27: "
         "1.93 below the base model (2.34), 0.608 below the default configuration (1.02). "
-        "That is the lowest of single runs and flatters it: tune-lora confirm says what to expect. "
+        "That is the best of single runs and flatters it: tune-lora confirm says what to expect. "
         "11 trials: 1 RUNNING, 4 COMPLETE, 2 PRUNED, 1 DIVERGED, 1 OUT_OF_MEMORY, 1 FAILED, "
         "1 LOST."
     )

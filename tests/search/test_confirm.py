@@ -42,7 +42,7 @@ def test_the_best_are_trained_again_to_the_horizon_on_seeds_that_are_new(
         assert len({rerun.score for rerun in reruns}) == 2
         for rerun in reruns:
             assert (rerun.state, rerun.step) == (TrialState.COMPLETE, 4)
-            assert rerun.test_loss not in (None, rerun.score)
+            assert rerun.test_score not in (None, rerun.score)
             assert _without_seeds(rerun) == _without_seeds(results[number])
 
 
@@ -63,7 +63,7 @@ def test_no_trial_s_own_numbers_change(confirmed: RunFolder) -> None:
     assert all(row.eval_loss == own[row.trial] for row in board.rows if row.trial is not None)
     reruns = confirmed.confirmations()[first.trial or 0]
     assert sorted(first.confirmed.scores) == sorted(r.score or 0 for r in reruns)
-    assert sorted(first.confirmed.tests) == sorted(r.test_loss or 0 for r in reruns)
+    assert sorted(first.confirmed.tests) == sorted(r.test_score or 0 for r in reruns)
 
 
 def test_an_ended_search_is_confirmed_later_and_further(space_of: SpaceOf, tmp_path: Path) -> None:
@@ -98,14 +98,12 @@ def test_a_search_that_has_not_ended_or_has_no_score_is_refused(
 
 
 def test_more_than_have_weights_are_refused(space_of: SpaceOf) -> None:
-    with pytest.raises(SpaceError, match=r"search\.confirm\.top: 4 must be at most"):
+    with pytest.raises(SpaceError, match=r"search\.confirm\.top = 4: must be at most"):
         space_of("search.confirm.top=4", "search.keep_adapters=3")
     with pytest.raises(SpaceError, match=r"search\.confirm.*cannot be with pbt"):
         space_of("search.confirm.top=2", "search.scheduler=pbt")
-    with pytest.raises(SpaceError, match=r"search\.confirm\.seeds: 1 must be at least 2"):
+    with pytest.raises(SpaceError, match=r"search\.confirm\.seeds = 1: must be at least 2"):
         space_of("search.confirm.seeds=1")
-    with pytest.raises(SpaceError, match=r"search\.confirm\.seed.*did you mean.*seeds"):
-        space_of("search.confirm.seed=2")
 
 
 def test_finalists_differ_in_more_than_their_seeds(confirmed: RunFolder) -> None:

@@ -36,7 +36,7 @@ def test_every_seed_has_come_to_the_horizon_once(run: RunFolder) -> None:
     for reruns in again.values():
         assert [r.config["train"]["seed"] for r in reruns] == [1, 2]
         assert {(r.state, r.step) for r in reruns} == {(TrialState.COMPLETE, 8)}
-        assert all(r.test_loss is not None for r in reruns)
+        assert all(r.test_score is not None for r in reruns)
 
 
 def test_a_seed_that_was_done_is_not_done_again(run: RunFolder) -> None:

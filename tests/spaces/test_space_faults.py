@@ -112,7 +112,13 @@ def test_reserved_key_says_why_and_what_instead(
         ("train: {early_stopping_patience: 0}", "train.early_stopping_patience", "at least 1"),
         ("search: {trials: 0}", "search.trials", "must be at least 1"),
         ("search: {trials: '8'}", "search.trials", "must be a whole number"),
-        ("search: {metric: f1}", "search.metric", "must be eval_loss"),
+        (
+            "search: {metric: f1}",
+            "search.metric",
+            "is of classes, and model.task CAUSAL_LM has none",
+        ),
+        ("search: {metric: bleau}", "search.metric", "is no metric; there are eval_loss"),
+        ("search: {metrics: [a.b]}", "search.metrics", "is no metric"),
         (
             "search: {scheduler: bohb}",
             "search.scheduler",

@@ -81,7 +81,7 @@ def test_the_test_rows_are_scored_with_the_saved_adapter(
     assert result.best_step is not None
     assert result.step >= result.best_step
     model = PeftModel.from_pretrained(new_base().model, str(folder.adapter))
-    assert result.test_loss == pytest.approx(row_by_row(model, data.test), rel=1e-6)
+    assert result.test_score == pytest.approx(row_by_row(model, data.test), rel=1e-6)
     assert result.score == pytest.approx(row_by_row(model, data.validation), rel=1e-6)
 
 
@@ -99,7 +99,7 @@ def test_the_test_rows_are_left_alone_unless_asked_for(
         go_on,
         TrialFolder(tmp_path / "trial"),
     )
-    assert (result.state, result.test_loss) == (TrialState.COMPLETE, None)
+    assert (result.state, result.test) == (TrialState.COMPLETE, {})
 
 
 def test_adapter_of_the_best_step_is_kept_not_of_the_last(
@@ -159,7 +159,7 @@ def test_trial_that_starts_over_leaves_nothing_of_its_first_run(trial: Trial) ->
 
 def test_base_score_is_that_of_the_bare_model(base: BaseModel, data: TokenizedData) -> None:
     before = checksum(base.model)
-    scored = score_base(base, data, batch_size=3)
+    scored = score_base(base, data, make_config())
     assert scored.eval_loss == pytest.approx(row_by_row(base.model, data.validation), rel=1e-6)
     assert scored.rows == len(data.validation)
     assert scored.tokens == data.stats["validation"]["supervised"]

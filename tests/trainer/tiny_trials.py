@@ -37,6 +37,8 @@ def make_config(
     number: int = 0,
     task: str = "CAUSAL_LM",
     rungs: tuple[int, ...] = (),
+    metric: str = "eval_loss",
+    measures: Mapping[str, Any] | None = None,
     **train: Any,
 ) -> TrialConfig:
     """Rank 4 on query and value; evaluated at ``rungs`` and the horizon."""
@@ -47,6 +49,8 @@ def make_config(
         lora={"r": 4, "lora_alpha": 8, "target_modules": "qv", **(lora or {})},
         train=fields,
         rungs=(*rungs, int(fields["max_steps"])),
+        metric=metric,
+        measures=measures or {},
     )
 
 

@@ -1,0 +1,70 @@
+"""The metrics that trials can be measured and ranked by: their names, and which way is better.
+
+What computes them is in the trainer; nothing heavy is imported here.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias
+
+Source: TypeAlias = Literal["loss", "answers", "classes", "own"]
+
+LOSS: Final = "eval_loss"
+_OWN: Final = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric.
+
+    Attributes:
+        name: as written in a space file.
+        source: what it is computed of: the loss, generated answers, predicted classes, or whatever
+            a function of the user's makes of either.
+        maximize: whether larger is better.
+        unit: for axes; empty for a share.
+    """
+
+    name: str
+    source: Source
+    maximize: bool
+    unit: str = ""
+
+    @property
+    def label(self) -> str:
+        """The name with its unit, for axes."""
+        return f"{self.name}, {self.unit}" if self.unit else self.name
+
+
+METRICS: Final = {
+    metric.name: metric
+    for metric in (
+        Metric(LOSS, "loss", maximize=False, unit="nats"),
+        Metric("perplexity", "loss", maximize=False),
+        Metric("exact_match", "answers", maximize=True),
+        Metric("bleu", "answers", maximize=True, unit="0 to 100"),
+        Metric("rouge1", "answers", maximize=True),
+        Metric("rouge2", "answers", maximize=True),
+        Metric("rougeL", "answers", maximize=True),
+        Metric("json_valid", "answers", maximize=True),
+        Metric("json_f1", "answers", maximize=True),
+        Metric("accuracy", "classes", maximize=True),
+        Metric("f1", "classes", maximize=True),
+    )
+}
+"""Those that have a name of their own."""
+
+
+def find_metric(name: str) -> Metric:
+    """The metric of that name; of a user's own (``module:function``), larger is better.
+
+    Raises:
+        ValueError: there is none, and it is no ``module:function``.
+    """
+    if name in METRICS:
+        return METRICS[name]
+    if _OWN.fullmatch(name):
+        return Metric(name, "own", maximize=True)
+    raise ValueError(f"is no metric; there are {', '.join(METRICS)}, and module:function")

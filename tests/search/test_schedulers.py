@@ -91,7 +91,7 @@ class Judge:
     def __init__(self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
         self.ledger = ledger
         self.scheduler = make_scheduler(ledger)
-        self.scheduler.set_search_properties("eval_loss", "min")
+        self.scheduler.set_search_properties("cost", "min")
         self.trials: dict[int, RayTrial] = {}
         self.taken: list[tuple[int, int]] = []
         monkeypatch.setattr(ledger, "inherit", self._inherit)
@@ -499,5 +499,5 @@ def test_what_ray_is_told_of_a_trial() -> None:
         "baseline": True,
         "rerun": "audit",
         "done": False,
-        "eval_loss": 1.5,
+        "cost": 1.5,
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -18,8 +18,9 @@ from ..trainer.result import TrialResult
 from . import confirmation, formats
 from .agreement import AUDIT_HEADS, RUNG_HEADS, audit_cells, rung_cells
 from .confirmation import confirmed_rows, expectation
+from .drawing import Figure
 from .edges import at_edges
-from .figures import Figure, figures
+from .figures import figures
 from .leaderboard import Leaderboard
 from .page import (
     Section,
@@ -35,27 +36,37 @@ from .seed_figure import seed_figure
 from .verdict import verdict
 
 
-def to_html(run: RunFolder, board: Leaderboard) -> str:
+def to_html(run: RunFolder, board: Leaderboard, drawn: Sequence[Figure] | None = None) -> str:
     """The whole report.
 
     Args:
         run: whose trials, study and space are shown.
         board: of the run.
+        drawn: ``run_figures`` of the run, where they are there already.
 
     Raises:
         TrialError: a file of the run cannot be read.
     """
-    results = tuple(run.results())
-    drawn = figures(board, results, optuna_trials(run))
+    if drawn is None:
+        drawn = run_figures(run, board)
     sections = [
         Section("leaderboard", "Leaderboard", leaderboard_table(board)),
         Section("fresh-seeds", "On fresh seeds", _confirmation(board)),
         *(Section(f.name, f.title, figure_body(f)) for f in drawn),
         Section("stopping", "Early stopping", _stopping(board)),
-        Section("failures", "Failures", _failures(results)),
+        Section("failures", "Failures", _failures(run.results())),
         Section("again", "To repeat it", _again(run, board)),
     ]
     return document(board.name, _head(run, board), sections)
+
+
+def run_figures(run: RunFolder, board: Leaderboard) -> tuple[Figure, ...]:
+    """The figures of a run's report, in their order.
+
+    Raises:
+        TrialError: a file of the run cannot be read.
+    """
+    return figures(board, tuple(run.results()), optuna_trials(run))
 
 
 def optuna_trials(run: RunFolder) -> list[FrozenTrial]:
@@ -135,7 +146,7 @@ def _stopping(board: Leaderboard) -> str:
     return caption(said) + text
 
 
-def _failures(results: Sequence[TrialResult]) -> str:
+def _failures(results: Iterable[TrialResult]) -> str:
     return "".join(
         f"<details><summary>{escape(result.name)} "
         f'<span class="state {result.state}">{result.state}</span> after step {result.step}'

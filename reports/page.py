@@ -13,13 +13,13 @@ from plotly.offline import get_plotlyjs
 
 from . import formats
 from .confirmation import expectation, test_expectation
-from .figures import Figure
+from .drawing import Figure
 from .leaderboard import Leaderboard
 from .rows import Row
 
 _PAIRS = ("score-and-parameters", "score-and-time", "score-and-memory", "agreement")
 """Figures that stand two in a row, where the window is wide."""
-_TALL = ("slices", "parallel", "rate-and-rank")
+_TALL = ("slices", "parallel-coordinates", "learning-rate-and-rank")
 
 
 @dataclass(frozen=True)

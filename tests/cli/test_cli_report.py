@@ -99,3 +99,43 @@ def test_a_dashboard_wants_a_study_and_the_program(
     assert tool("dashboard", one, "--port", "9090")[0] == 3
     asked = (one / "asked").read_text("utf-8").split()
     assert asked == [f"sqlite:///{one}/study.db", "--host", "127.0.0.1", "--port", "9090"]
+
+
+def test_figures_are_written_beside_the_report(
+    tool: Tool, one: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Any] = []
+
+    async def images(figures: Any, form: str) -> list[bytes]:
+        drawn.extend(figures)
+        return [form.encode() for _ in drawn]
+
+    monkeypatch.setattr("tune_lora.reports.static.need_browser", lambda: None)
+    monkeypatch.setattr("tune_lora.reports.static._images", images)
+    folder = tmp_path / "figures"
+    code, out, err = tool("report", one, "--figures", folder, "--format", "png")
+    assert (code, err) == (0, "")
+    files = {path.name for path in folder.iterdir()}
+    assert {"learning-curves.png", "score-and-parameters.png"} <= files
+    assert len(files) == len(drawn)
+    assert all(path.read_bytes() == b"png" for path in folder.iterdir())
+    assert out.startswith(f"Report: {one}/report.html\nFigures: {folder} (learning-curves.png, ")
+
+
+def test_without_a_browser_nothing_is_written(
+    tool: Tool, one: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    browsers = pytest.importorskip("choreographer.browsers")
+    monkeypatch.setattr(browsers.Chromium, "find_browser", lambda **_: None)
+    code, out, err = tool("report", one, "--figures", tmp_path / "figures")
+    assert (code, out) == (1, "")
+    assert err.startswith("error: figures as files are drawn by Chrome or Chromium")
+    assert err.count("\n") == 1
+    assert not (one / "report.html").exists()
+
+
+def test_a_format_goes_with_figures(tool: Tool, one: Path) -> None:
+    code, _, err = tool("report", one, "--format", "png")
+    assert code == 2
+    assert "--figures DIR" in err
+    assert tool("report", one, "--figures", "f", "--format", "eps")[0] == 2

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Sequence
+from datetime import datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,9 @@ from optuna.distributions import (
 from optuna.trial import create_trial
 from tune_lora.reports import build, to_json
 from tune_lora.reports.edges import at_edges
-from tune_lora.reports.figures import common_rung, pareto
+from tune_lora.reports.figures import figures, pareto
 from tune_lora.reports.html import optuna_trials, to_html
+from tune_lora.reports.optuna_figures import common_rung
 from tune_lora.spaces import load_space
 from tune_lora.trainer.folder import RunFolder, write_text
 from tune_lora.trainer.result import Evaluation, TrialResult, TrialState
@@ -224,14 +226,25 @@ def test_figures_show_what_the_trials_did(tmp_path: Path) -> None:
     run = searched(tmp_path / "run")
     figures = page_of(run).figures
     assert set(figures) == {
-        *("curves", "importance", "parallel", "rate-and-rank", "slices", "agreement", "timeline"),
+        *("learning-curves", "importance", "parallel-coordinates", "learning-rate-and-rank"),
+        *("slices", "agreement", "timeline"),
         *("score-and-parameters", "score-and-time", "score-and-memory"),
     }
-    curves = {trace["name"]: trace for trace in figures["curves"]["data"] if trace.get("name")}
-    assert curves["trial-0002 COMPLETE"]["x"] == [3, 9, HORIZON]
-    assert curves["trial-0001 PRUNED"]["x"] == [3, 9]
+    drawn = figures["learning-curves"]["data"]
+    curves = {trace["text"].partition(",")[0]: trace for trace in drawn if "text" in trace}
+    assert len(curves) == 12
+    assert curves["trial-0002"]["x"] == [3, 9, HORIZON]
+    assert curves["trial-0002"]["name"] == "complete"
+    assert curves["trial-0002"]["text"] == (
+        "trial-0002, COMPLETE: r 32, lora_alpha 10, target_modules qv, learning_rate 2.15e-05"
+    )
+    assert curves["trial-0001"]["x"] == [3, 9]
+    assert curves["trial-0001"]["name"] == "stopped early"
+    assert curves["trial-0001"]["marker"]["symbol"] == ["circle", "x"]
     assert max(trace["line"]["width"] for trace in curves.values()) == 3
-    assert curves["trial-0010 COMPLETE"]["line"]["width"] == 3
+    assert curves["trial-0010"]["line"]["width"] == 3
+    legend = [trace["name"] for trace in drawn if trace.get("showlegend")]
+    assert sorted(legend) == ["best: trial-0010", "complete", "stopped early"]
     # Compared are losses at step 9, where all were, and not each trial's best.
     slices = figures["slices"]
     assert slices["layout"]["yaxis"]["title"]["text"] == "eval_loss at step 9"
@@ -331,6 +344,50 @@ def test_losses_that_are_not_finite_leave_a_gap(tmp_path: Path) -> None:
         {"step": 9, "eval_loss": 1.0, "seconds": 1.0},
     ]
     run = make_run(tmp_path / "run", [TrialResult.from_dict(made)])
-    (curve,) = (t for t in page_of(run).figures["curves"]["data"] if t.get("name"))
+    (curve,) = (t for t in page_of(run).figures["learning-curves"]["data"] if "text" in t)
     assert curve["y"] == [None, 1.0]
     assert Evaluation(3, math.nan, 1.0).step == 3
+
+
+def test_figures_of_hyperparameters_name_trials_and_choices_as_they_are(tmp_path: Path) -> None:
+    """Trial 0 has no loss to compare: the others keep their numbers. Tags in choices are text."""
+    choices = ("qv", "<b>all</b>")
+    both = {"target_modules": CategoricalDistribution(choices), "r": IntDistribution(1, 64)}
+    results = [result(0, None, TrialState.FAILED, step=0, error="no")]
+    trials = [create_trial(state=optuna.trial.TrialState.FAIL)]
+    for number in range(1, 6):
+        results.append(result(number, 2 - number / 10, lora={"target_modules": "qv"}))
+        params = {"target_modules": choices[number % 2], "r": 2**number}
+        trials.append(create_trial(params=params, distributions=both, value=1.0))
+    for number, trial in enumerate(trials):
+        trial.number = number
+    board = build(make_run(tmp_path / "run", results))
+    drawn = {figure.name: figure.figure for figure in figures(board, results, trials)}
+    ranks, targets = drawn["slices"].data[:2]
+    assert list(ranks.x) == [2, 4, 8, 16, 32]
+    assert list(ranks.marker.color) == [1, 2, 3, 4, 5]
+    assert set(targets.x) == {"qv", "&lt;b&gt;all&lt;/b&gt;"}
+    assert all("<b>" not in figure.to_json() for figure in drawn.values())
+
+
+def test_a_timeline_names_trials_by_their_numbers(tmp_path: Path) -> None:
+    results = [result(number, 1.0) for number in range(3)]
+    trials = [create_trial(value=1.0) for _ in results]
+    start = datetime(2026, 1, 1)
+    for number, trial in enumerate(trials):
+        trial.number = number
+        trial.datetime_start = None if number == 0 else start
+        trial.datetime_complete = start + timedelta(seconds=5)
+    board = build(make_run(tmp_path / "run", results))
+    drawn = {figure.name: figure.figure for figure in figures(board, results, trials)}
+    assert sorted(y for trace in drawn["timeline"].data for y in trace.y) == [1, 2]
+
+
+def test_ranks_stand_on_a_logarithmic_axis(tmp_path: Path) -> None:
+    run = searched(tmp_path / "run")
+    layout = page_of(run).figures["learning-rate-and-rank"]["layout"]
+    assert layout["yaxis"]["title"]["text"] == "r"
+    assert layout["yaxis"]["type"] == "log"
+    assert layout["yaxis"]["ticktext"] == ["8", "16", "32"]
+    low, high = layout["yaxis"]["range"]
+    assert low < math.log10(8) < math.log10(32) < high

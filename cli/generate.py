@@ -10,12 +10,7 @@ import typer
 _EPILOG = """\b
 Examples:
   tune-lora generate best-adapter "Turn this order into JSON." --input "Two lamps to Oslo."
-  tune-lora generate best-adapter "Turn this order into JSON." --compare
   tune-lora generate best-adapter/merged "Define the noun bank." --temperature 0.7"""
-
-
-_NARROW = 70
-"""Character cells of a terminal, below which two columns are too many."""
 
 
 def register(app: typer.Typer) -> None:
@@ -42,38 +37,10 @@ def generate(
         float, typer.Option(min=0.0, max=1.0, help="Draw from the likeliest tokens only.")
     ] = 1.0,
     seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
-    compare: Annotated[
-        bool, typer.Option("--compare", help="Show what the base model answers, side by side.")
-    ] = False,
 ) -> None:
     """Answer a prompt with an exported adapter, in the template that it was trained with."""
     from ..trainer.generate import Decoding, load_answerer
 
     decoding = Decoding(max_new_tokens, temperature, top_p, seed)
     answerer = load_answerer(adapter)
-    row = {"instruction": prompt, "input": context}
-    answer = answerer.answer(row, decoding, raw=raw)
-    if not compare:
-        typer.echo(answer)
-        return
-    _show(answerer.without_adapter().answer(row, decoding, raw=raw), answer)
-
-
-def _show(base: str, adapter: str) -> None:
-    """In two columns, or below each other where the terminal is narrow."""
-    from rich.table import Table
-    from rich.text import Text
-
-    from ._console import make_console
-
-    console = make_console()
-    named = {"base model": Text(base), "with the adapter": Text(adapter)}
-    if console.width < _NARROW:
-        for name, text in named.items():
-            console.print(Text(f"{name}:", "bold"), text, "", sep="\n")
-        return
-    table = Table(box=None, padding=(0, 4, 0, 0), expand=True)
-    for name in named:
-        table.add_column(name, ratio=1, overflow="fold")
-    table.add_row(*named.values())
-    console.print(table)
+    typer.echo(answerer.answer({"instruction": prompt, "input": context}, decoding, raw=raw))

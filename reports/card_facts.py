@@ -26,8 +26,6 @@ class CardScores:
         horizon: optimizer steps that the trial was planned for.
         reloaded: scored again from the exported files.
         merged: scored after the adapter was added into the base weights.
-        quantized: the same, quantized again.
-        expected: the search's metric, its mean over fresh seeds.
         base: of the untouched base model.
         default: of the default configuration.
     """
@@ -37,8 +35,6 @@ class CardScores:
     horizon: int | None = None
     reloaded: float | None = None
     merged: float | None = None
-    quantized: float | None = None
-    expected: float | None = None
     base: float | None = None
     default: float | None = None
 

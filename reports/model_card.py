@@ -82,8 +82,6 @@ def _scores(scores: CardScores) -> str:
         (f"this adapter{step}", scores.eval_loss),
         ("scored again after reload", scores.reloaded),
         ("merged, scored again", scores.merged),
-        ("merged and quantized to NF4, scored again", scores.quantized),
-        ("its configuration on fresh seeds, the mean", scores.expected),
         ("base model", scores.base),
         ("default configuration", scores.default),
     ]

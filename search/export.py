@@ -14,7 +14,6 @@ from ..trainer.errors import TrialError
 from ..trainer.export import Recipe, Rescore, export_adapter, sample_prompt
 from ..trainer.folder import RunFolder, write_text
 from ..trainer.result import TrialState, trial_name
-from .push import Push
 
 
 @dataclass(frozen=True)
@@ -30,33 +29,15 @@ class Exported:
     rescore: Rescore
 
 
-def export_trial(
-    run: RunFolder,
-    target: Path,
-    trial: int | None,
-    *,
-    merge: bool = False,
-    quantize: bool = False,
-    push: Push | None = None,
-) -> Exported:
+def export_trial(run: RunFolder, target: Path, trial: int | None, *, merge: bool) -> Exported:
     """Export a trial's adapter, by default the best one's; see ``export_adapter``.
 
-    Args:
-        run: of the trial.
-        target: folder to write.
-        trial: its number.
-        merge: see ``export_adapter``.
-        quantize: see ``export_adapter``.
-        push: where on the hub the folder goes to as well.
-
     Raises:
-        TrialError: there is no such trial, it diverged or has no score, or its weights are gone;
-            or ``target`` is not empty; or the hub does not let us in.
+        TrialError: there is no such trial, it has no score, or its weights are gone; or
+            ``target`` is not empty.
     """
     board = build(run)
     row = choose(board, trial)
-    if push is not None:
-        push.check()
     space = load_space(run.space)
     data = TokenizedData.load(run.data)
     recipe = Recipe(_model(space, board), space.data.template, data.labels)
@@ -65,8 +46,7 @@ def export_trial(
 
     def finish(folder: Path, scores: Rescore) -> None:
         prompt = sample_prompt(folder, data, space.model.task)
-        name = target.name if push is None else push.repository
-        facts = _facts(space, board, row, scores, name, data.labels, prompt)
+        facts = _facts(space, board, row, scores, target.name, data.labels, prompt)
         write_text(folder / "README.md", model_card(facts))
 
     rescore = export_adapter(
@@ -76,11 +56,8 @@ def export_trial(
         data,
         batch_size=int(row.settings["per_device_eval_batch_size"]),
         merge=merge,
-        quantize=quantize,
         finish=finish,
     )
-    if push is not None:
-        push.upload(target)
     return Exported(row, rescore)
 
 
@@ -138,8 +115,6 @@ def _facts(
             horizon=row.horizon,
             reloaded=scores.adapter,
             merged=scores.merged,
-            quantized=scores.quantized,
-            expected=row.confirmed.mean if row.confirmed else None,
             base=None if board.base is None else board.base.eval_loss,
             default=None if board.default is None else board.default.eval_loss,
         ),

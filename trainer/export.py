@@ -1,4 +1,4 @@
-"""A trial's adapter as a folder of its own: with its tokenizer, merged, merged and quantized.
+"""A trial's adapter as a folder of its own: with its tokenizer, or merged into the base.
 
 Whatever is written is loaded again from disk and scored on the validation rows before the folder
 takes its name: 4-bit merges in particular lose quality without anybody noticing
@@ -8,7 +8,6 @@ takes its name: 4-bit merges in particular lose quality without anybody noticing
 from __future__ import annotations
 
 import gc
-import math
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -16,21 +15,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from peft import PeftModel
 from transformers import AutoTokenizer
 
 from ..spaces import ModelBlock
 from .adapter import STEP
-from .base import AUTO_CLASSES, BaseModel, BaseSpec, load_base, load_tokenizer, pick_device
+from .base import BaseModel, BaseSpec, load_base, load_tokenizer
 from .data import IGNORE, TokenizedData
 from .errors import TrialError
 from .folder import read_json, write_json
-from .precision import compute_dtype
 from .run import score_on
 
-MERGED, QUANTIZED = "merged", "merged-nf4"
-"""Folders below the adapter's that hold the merged model, and the same in 4 bits."""
+MERGED = "merged"
+"""The folder below the adapter's that holds the merged model."""
 RECIPE = "tune_lora.json"
 """How prompts were made and the base was loaded: what ``tune-lora generate`` needs."""
 
@@ -44,14 +41,12 @@ class Recipe:
         template: of the prompt; None for the built-in one.
         labels: class names, for SEQ_CLS.
         merged: whether the folder beside it is a whole model.
-        quantized: whether that is in 4 bits.
     """
 
     model: ModelBlock
     template: str | None = None
     labels: tuple[str, ...] = ()
     merged: bool = False
-    quantized: bool = False
 
     def write(self, folder: Path) -> None:
         """Put it into an exported folder."""
@@ -60,7 +55,6 @@ class Recipe:
             "template": self.template,
             "labels": list(self.labels),
             "merged": self.merged,
-            "quantized": self.quantized,
         }
         write_json(folder / RECIPE, data)
 
@@ -74,8 +68,7 @@ class Recipe:
         data = read_json(folder / RECIPE)
         try:
             model = ModelBlock(**data["model"])
-            whole = bool(data["merged"]), bool(data["quantized"])
-            return cls(model, data["template"], tuple(data["labels"]), *whole)
+            return cls(model, data["template"], tuple(data["labels"]), bool(data["merged"]))
         except (KeyError, TypeError, ValueError) as error:
             raise TrialError(f"{folder / RECIPE}: is damaged: {error}") from error
 
@@ -87,12 +80,10 @@ class Rescore:
     Attributes:
         adapter: base, quantized as in training, and adapter.
         merged: the merged model; None if none was made.
-        quantized: the merged model in 4 bits; None if none was made.
     """
 
     adapter: float
     merged: float | None = None
-    quantized: float | None = None
 
 
 def export_adapter(
@@ -102,8 +93,7 @@ def export_adapter(
     data: TokenizedData,
     *,
     batch_size: int,
-    merge: bool = False,
-    quantize: bool = False,
+    merge: bool,
     finish: Callable[[Path, Rescore], None] = lambda folder, scores: None,
 ) -> Rescore:
     """Copy the adapter at ``source`` to ``target``, with tokenizer, and score it again.
@@ -116,12 +106,10 @@ def export_adapter(
         batch_size: rows a forward pass.
         merge: whether ``target/merged`` is to hold base and adapter in one model. The adapter
             is merged into full-precision weights, not into the quantized ones.
-        quantize: whether ``target/merged-nf4`` is to hold that model quantized to NF4.
         finish: given the folder before it takes its name, to add to it.
 
     Raises:
-        TrialError: ``target`` holds something or cannot be written, or the adapter's loss is not
-            finite.
+        TrialError: ``target`` holds something or cannot be written.
         SpaceError: the base model is no longer to be found.
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
@@ -133,20 +121,11 @@ def export_adapter(
             made = Path(scratch) / "export"
             _write_adapter(source, made, spec, recipe)
             scores = Rescore(_score_adapter(made, spec, data, batch_size))
-            if not math.isfinite(scores.adapter):
-                said = f"loaded again, its loss is {scores.adapter}: it has diverged"
-                raise TrialError(f"{source}: {said}, and is not exported")
-            if merge or quantize:
-                _write_merged(made, spec, recipe)
             if merge:
-                loss = _score_whole(made / MERGED, spec, data, batch_size, "none")
-                scores = replace(scores, merged=loss)
-            if quantize:
-                _write_quantized(made, spec, recipe)
-                loss = _score_whole(made / QUANTIZED, spec, data, batch_size, "nf4")
-                scores = replace(scores, quantized=loss)
-            if not merge:
-                shutil.rmtree(made / MERGED, ignore_errors=True)
+                _write_merged(made, spec, recipe)
+                scores = replace(
+                    scores, merged=_score_merged(made / MERGED, spec, data, batch_size)
+                )
             finish(made, scores)
             if target.exists():
                 target.rmdir()
@@ -199,29 +178,8 @@ def _write_merged(folder: Path, spec: BaseSpec, recipe: Recipe) -> None:
     gc.collect()
 
 
-def _write_quantized(folder: Path, spec: BaseSpec, recipe: Recipe) -> None:
-    """As transformers keeps 4-bit weights, from the merged model that lies there already."""
-    from .nf4 import quantization
-
-    dtype = compute_dtype(spec.dtype, pick_device())
-    model = AUTO_CLASSES[spec.task].from_pretrained(
-        str(folder / MERGED),
-        dtype=dtype,
-        device_map={"": 0 if torch.cuda.is_available() else "cpu"},
-        quantization_config=quantization(spec.double_quant, dtype),
-    )
-    model.save_pretrained(str(folder / QUANTIZED))
-    load_tokenizer(spec).save_pretrained(str(folder / QUANTIZED))
-    replace(recipe, merged=True, quantized=True).write(folder / QUANTIZED)
-    del model
-    gc.collect()
-
-
-def _score_whole(
-    folder: Path, spec: BaseSpec, data: TokenizedData, batch_size: int, quantization: str
-) -> float:
-    whole = replace(spec, source=str(folder), quantization_compute="bitsandbytes")
-    base = load_base(whole, quantization=quantization)
+def _score_merged(folder: Path, spec: BaseSpec, data: TokenizedData, batch_size: int) -> float:
+    base = load_base(replace(spec, source=str(folder)), quantization="none")
     return _loss(base.model, base, data, batch_size)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -60,17 +60,6 @@ class Answerer:
     base: BaseModel
     recipe: Recipe | None
 
-    def without_adapter(self) -> Answerer:
-        """The untouched base model, asked in the same way.
-
-        It is the same model with its adapter switched off, or, for a merged one, loaded besides.
-        """
-        if isinstance(self.model, PeftModel):
-            return replace(self, model=_Bare(self.model))
-        assert self.recipe is not None
-        base = load_base(BaseSpec.of(self.recipe.model, self.recipe.labels))
-        return replace(self, model=base.model, base=base)
-
     def answer(self, row: Mapping[str, str], decoding: Decoding, *, raw: bool = False) -> str:
         """The model's answer to one row.
 
@@ -111,22 +100,6 @@ class Answerer:
         return f"{self.base.spec.labels[index]} ({float(shares[index]):.1%})"
 
 
-class _Bare:
-    """A model whose adapter is off while it is used."""
-
-    def __init__(self, model: PeftModel) -> None:
-        self._model = model
-
-    def generate(self, **inputs: Any) -> Any:
-        """See transformers."""
-        with self._model.disable_adapter():
-            return self._model.generate(**inputs)
-
-    def __call__(self, **inputs: Any) -> Any:
-        with self._model.disable_adapter():
-            return self._model(**inputs)
-
-
 def load_answerer(folder: Path) -> Answerer:
     """The model at ``folder``: an exported adapter, a merged model, or any peft LoRA adapter.
 
@@ -137,8 +110,7 @@ def load_answerer(folder: Path) -> Answerer:
     recipe = Recipe.read(folder) if (folder / RECIPE).is_file() else None
     if recipe is not None and recipe.merged:
         block = recipe.model.model_copy(update={"name": str(folder.resolve()), "revision": None})
-        kind = "nf4" if recipe.quantized else "none"
-        base = load_base(BaseSpec.of(block, recipe.labels), quantization=kind)
+        base = load_base(BaseSpec.of(block, recipe.labels), quantization="none")
         return Answerer(base.model, base, recipe)
     if not (folder / "adapter_config.json").is_file():
         raise TrialError(f"{folder}: holds no adapter (it has no adapter_config.json)")

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 _EPILOG = """\b
 Examples:
   tune-lora generate best-adapter "Turn this order into JSON." --input "Two lamps to Oslo."
-  tune-lora generate best-adapter/merged "Define the noun bank." --temperature 0.7"""
+  tune-lora generate best-adapter/merged "Define the noun bank." --temperature 0.7
+  tune-lora generate best-adapter "Define the noun bank." --compare"""
+
+_COLUMNS_FROM = 100
+"""Character cells from which two columns read better than one answer after the other."""
 
 
 def register(app: typer.Typer) -> None:
@@ -37,10 +45,42 @@ def generate(
         float, typer.Option(min=0.0, max=1.0, help="Draw from the likeliest tokens only.")
     ] = 1.0,
     seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Show what the base model answers beside it.")
+    ] = False,
 ) -> None:
     """Answer a prompt with an exported adapter, in the template that it was trained with."""
-    from ..trainer.generate import Decoding, load_answerer
+    from ..trainer.generate import Decoding, answer_both, load_answerer
 
     decoding = Decoding(max_new_tokens, temperature, top_p, seed)
-    answerer = load_answerer(adapter)
-    typer.echo(answerer.answer({"instruction": prompt, "input": context}, decoding, raw=raw))
+    row = {"instruction": prompt, "input": context}
+    if not compare:
+        typer.echo(load_answerer(adapter).answer(row, decoding, raw=raw))
+        return
+    from ._console import make_console
+
+    both, console = answer_both(adapter, row, decoding, raw=raw), make_console()
+    answers = {str(adapter): both.adapter, f"base model ({both.base_name})": both.base}
+    console.print(side_by_side(answers, console.width))
+
+
+def side_by_side(answers: Mapping[str, str], width: int) -> RenderableType:
+    """Texts under their headings: in columns where the terminal is wide enough, else stacked.
+
+    Args:
+        answers: texts by heading.
+        width: of the terminal, in character cells.
+    """
+    from rich.console import Group
+    from rich.rule import Rule
+    from rich.table import Table
+    from rich.text import Text
+
+    if width < _COLUMNS_FROM:
+        parts = [(Rule(Text(name), align="left"), Text(text)) for name, text in answers.items()]
+        return Group(*(part for pair in parts for part in pair))
+    table = Table(width=width)
+    for name in answers:
+        table.add_column(Text(name), ratio=1, overflow="fold")
+    table.add_row(*(Text(text) for text in answers.values()))
+    return table

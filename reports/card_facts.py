@@ -26,6 +26,8 @@ class CardScores:
         horizon: optimizer steps that the trial was planned for.
         reloaded: scored again from the exported files.
         merged: scored after the adapter was added into the base weights.
+        nf4: of the merged model in 4 bits.
+        gguf: of the merged model as a GGUF file.
         base: of the untouched base model.
         default: of the default configuration.
     """
@@ -35,6 +37,8 @@ class CardScores:
     horizon: int | None = None
     reloaded: float | None = None
     merged: float | None = None
+    nf4: float | None = None
+    gguf: float | None = None
     base: float | None = None
     default: float | None = None
 
@@ -52,8 +56,9 @@ class CardFacts:
         double_quant: whether nf4's own constants were quantized too.
         dtype: ``fp32``, ``fp16`` or ``bf16``; anything else loads as ``auto``.
         merged: whether the merged model was exported too.
-        merged_name: hub id or folder of the merged model, as code should load it; by default
-            ``merged`` under ``name``.
+        nf4: whether the merged model was exported in 4 bits too.
+        gguf: the GGUF file's name; empty if there is none.
+        on_hub: whether ``name`` is a hub id.
         lora: fields of peft's ``LoraConfig``.
         train: fields of transformers' ``TrainingArguments``.
         data: ``source``, ``fingerprint`` and ``stats`` (by split), as in ``run.json``.
@@ -75,7 +80,9 @@ class CardFacts:
     double_quant: bool = True
     dtype: str = "auto"
     merged: bool = False
-    merged_name: str = ""
+    nf4: bool = False
+    gguf: str = ""
+    on_hub: bool = False
     lora: Mapping[str, Any] = field(default_factory=dict)
     train: Mapping[str, Any] = field(default_factory=dict)
     data: Mapping[str, Any] = field(default_factory=dict)
@@ -84,11 +91,6 @@ class CardFacts:
     labels: tuple[str, ...] = ()
     prompt: str = "Hello"
     homepage: str = ""
-
-    @property
-    def merged_source(self) -> str:
-        """``merged_name``, or its default."""
-        return self.merged_name or f"{self.name.rstrip('/')}/merged"
 
     def __post_init__(self) -> None:
         for key, value, valid in (

@@ -32,19 +32,27 @@ def loading_code(facts: CardFacts) -> str:
     return "\n".join(lines) + "\n"
 
 
-def merged_code(facts: CardFacts) -> str:
-    """A script that loads the merged model, which needs no peft, and runs it once.
+def merged_code(facts: CardFacts, folder: str) -> str:
+    """A script that loads a merged model, which needs no peft, and runs it once.
 
     Its folder is given by path: with ``subfolder=``, transformers looks at the folder above
     first, finds the adapter's config there, and looks for the base model instead.
+
+    Args:
+        facts: of the export.
+        folder: of the merged model, below the adapter's.
     """
     auto = AUTO_CLASSES[facts.task]
+    path = _literal(f"{facts.name.rstrip('/')}/{folder}")
+    fetched = [f"folder = snapshot_download({_literal(facts.name)})"] if facts.on_hub else []
     lines = [
         "import torch",
+        *(["from huggingface_hub import snapshot_download"] if facts.on_hub else []),
         f"from transformers import {', '.join(sorted([auto, 'AutoTokenizer']))}",
         "",
+        *fetched,
         f"model = {auto}.from_pretrained(",
-        f"    {_literal(facts.merged_source)},",
+        f'    folder + "/{folder}",' if facts.on_hub else f"    {path},",
         f"    dtype={_dtype(facts)},",
         '    device_map="auto",',
         ").eval()",

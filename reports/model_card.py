@@ -15,6 +15,7 @@ import yaml
 from ..trainer.result import perplexity
 from . import formats
 from .card_facts import CardFacts, CardScores
+from .differences import large_differences, not_what_was_ranked
 from .loading import loading_code, merged_code
 from .markdown import Align, escape, table
 
@@ -34,7 +35,7 @@ def model_card(facts: CardFacts) -> str:
     sections = [
         f"---\n{yaml.safe_dump(_front_matter(facts), sort_keys=False, allow_unicode=True)}---\n",
         f"# {title}\n\n{_what_it_is(facts)}\n",
-        f"## Scores\n\n{_scores(facts.scores)}",
+        f"## Scores\n\n{_scores(facts)}",
         f"## How to load it\n\n{_loading(facts)}",
         f"## Hyperparameters\n\n### LoRA\n\n{_pairs(facts.lora)}",
         f"### Training\n\n{_pairs(facts.train)}",
@@ -67,27 +68,37 @@ def _what_it_is(facts: CardFacts) -> str:
     quantized = (
         ", trained on a base quantized to 4 bits (NF4)" if facts.quantization == "nf4" else ""
     )
-    merged = (
-        " The same model with the adapter added into the weights is in "
-        f"**{escape(facts.merged_source)}**."
-        if facts.merged
-        else ""
-    )
-    return f"A LoRA adapter for {base} ({facts.task}){quantized}.{merged}"
+    forms = {
+        "merged": facts.merged and "with the adapter added into the weights",
+        "merged-nf4": facts.nf4 and "the same in 4 bits (NF4)",
+        facts.gguf: facts.gguf and "as a GGUF file, for llama.cpp and what builds on it",
+    }
+    made = [f"**{escape(name)}** ({words})" for name, words in forms.items() if words]
+    whole = f" Beside it, the whole model: {', '.join(made)}." if made else ""
+    return f"A LoRA adapter for {base} ({facts.task}){quantized}.{whole}"
 
 
-def _scores(scores: CardScores) -> str:
+def _scores(facts: CardFacts) -> str:
+    scores = facts.scores
     step = f", step {scores.step} of {scores.horizon}" if scores.step is not None else ""
     measured = [
         (f"this adapter{step}", scores.eval_loss),
         ("scored again after reload", scores.reloaded),
         ("merged, scored again", scores.merged),
+        ("merged-nf4, scored again", scores.nf4),
+        (f"{facts.gguf}, scored again", scores.gguf),
         ("base model", scores.base),
         ("default configuration", scores.default),
     ]
     rows = [_score_row(name, loss, scores.eval_loss) for name, loss in measured if loss is not None]
     headings = ("validation", "loss", "perplexity", "difference")
-    return table(headings, rows, ("left", "right", "right", "right"))
+    text = table(headings, rows, ("left", "right", "right", "right"))
+    other = not_what_was_ranked(scores)
+    if other is not None:
+        text += f"\n**{other}**\n"
+    for words in large_differences(scores, facts.quantization):
+        text += f"\n- {words}"
+    return text.rstrip("\n") + "\n"
 
 
 def _score_row(name: str, loss: float, adapter: float) -> tuple[str, str, str, str]:
@@ -98,7 +109,15 @@ def _score_row(name: str, loss: float, adapter: float) -> tuple[str, str, str, s
 def _loading(facts: CardFacts) -> str:
     text = f"```python\n{loading_code(facts)}```\n"
     if facts.merged:
-        text += f"\nMerged, without peft:\n\n```python\n{merged_code(facts)}```\n"
+        text += f"\nMerged, without peft:\n\n```python\n{merged_code(facts, 'merged')}```\n"
+    if facts.nf4:
+        code = merged_code(facts, "merged-nf4")
+        text += f"\nMerged, in 4 bits (bitsandbytes must be installed):\n\n```python\n{code}```\n"
+    if facts.gguf:
+        text += (
+            f"\nPrompts for {escape(facts.gguf)} are made as above: the chat template in the file "
+            "is the base model's, which the adapter was not trained with.\n"
+        )
     return text
 
 

@@ -1,9 +1,9 @@
-"""The winner of a run, out of its folder: adapter, tokenizer, merged model, model card."""
+"""The winner of a run, out of its folder: adapter, tokenizer, merged models, model card."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,9 @@ from ..reports import CardFacts, CardScores, Leaderboard, Row, build, model_card
 from ..spaces import ModelBlock, Space, load_space
 from ..trainer.data import TokenizedData
 from ..trainer.errors import TrialError
-from ..trainer.export import Recipe, Rescore, export_adapter, sample_prompt
+from ..trainer.export import Forms, Recipe, Rescore, export_adapter, sample_prompt
 from ..trainer.folder import RunFolder, write_text
+from ..trainer.gguf_write import gguf_name
 from ..trainer.result import TrialState, trial_name
 
 
@@ -22,19 +23,32 @@ class Exported:
 
     Attributes:
         row: the trial, as the leaderboard shows it.
-        rescore: losses of the exported files.
+        scores: losses of the exported files, and what they are held against.
+        quantization: of the base during training.
+        base: the base model, as others would load it.
     """
 
     row: Row
-    rescore: Rescore
+    scores: CardScores
+    quantization: str
+    base: str
 
 
-def export_trial(run: RunFolder, target: Path, trial: int | None, *, merge: bool) -> Exported:
+def export_trial(
+    run: RunFolder, target: Path, trial: int | None, forms: Forms, repo: str | None = None
+) -> Exported:
     """Export a trial's adapter, by default the best one's; see ``export_adapter``.
 
+    Args:
+        run: of a search.
+        target: a folder that does not exist, or is empty.
+        trial: its number.
+        forms: what to write besides the adapter.
+        repo: hub id under which the card is to have it loaded; None for ``target``.
+
     Raises:
-        TrialError: there is no such trial, it has no score, or its weights are gone; or
-            ``target`` is not empty.
+        TrialError: there is no such trial, it diverged or has no score, or its weights are gone;
+            or see ``export_adapter``.
     """
     board = build(run)
     row = choose(board, trial)
@@ -46,7 +60,14 @@ def export_trial(run: RunFolder, target: Path, trial: int | None, *, merge: bool
 
     def finish(folder: Path, scores: Rescore) -> None:
         prompt = sample_prompt(folder, data, space.model.task)
-        facts = _facts(space, board, row, scores, target.name, data.labels, prompt)
+        facts = replace(
+            _facts(space, board, row, _scores(board, row, scores)),
+            name=repo or target.name,
+            on_hub=repo is not None,
+            gguf="" if forms.gguf is None else gguf_name(forms.gguf),
+            labels=data.labels,
+            prompt=prompt,
+        )
         write_text(folder / "README.md", model_card(facts))
 
     rescore = export_adapter(
@@ -55,10 +76,11 @@ def export_trial(run: RunFolder, target: Path, trial: int | None, *, merge: bool
         recipe,
         data,
         batch_size=int(row.settings["per_device_eval_batch_size"]),
-        merge=merge,
+        forms=forms,
         finish=finish,
     )
-    return Exported(row, rescore)
+    reference = str(board.about["model"]["reference"])
+    return Exported(row, _scores(board, row, rescore), space.model.quantization, reference)
 
 
 def _model(space: Space, board: Leaderboard) -> ModelBlock:
@@ -93,42 +115,39 @@ def choose(board: Leaderboard, trial: int | None) -> Row:
     return row
 
 
-def _facts(
-    space: Space,
-    board: Leaderboard,
-    row: Row,
-    scores: Rescore,
-    name: str,
-    labels: tuple[str, ...],
-    prompt: str,
-) -> CardFacts:
+def _scores(board: Leaderboard, row: Row, scores: Rescore) -> CardScores:
     assert row.eval_loss is not None
+    return CardScores(
+        eval_loss=row.eval_loss,
+        step=row.best_step,
+        horizon=row.horizon,
+        reloaded=scores.adapter,
+        merged=scores.merged,
+        nf4=scores.nf4,
+        gguf=scores.gguf,
+        base=None if board.base is None else board.base.eval_loss,
+        default=None if board.default is None else board.default.eval_loss,
+    )
+
+
+def _facts(space: Space, board: Leaderboard, row: Row, scores: CardScores) -> CardFacts:
     about = board.about
     lora, train = _split(space, row.settings)
     return CardFacts(
-        name=name,
+        name=row.name,
         base_model=str(about["model"]["reference"]),
         task=space.model.task,
-        scores=CardScores(
-            eval_loss=row.eval_loss,
-            step=row.best_step,
-            horizon=row.horizon,
-            reloaded=scores.adapter,
-            merged=scores.merged,
-            base=None if board.base is None else board.base.eval_loss,
-            default=None if board.default is None else board.default.eval_loss,
-        ),
+        scores=scores,
         quantization=space.model.quantization,
         double_quant=space.model.double_quant,
         dtype=space.model.dtype,
         merged=scores.merged is not None,
+        nf4=scores.nf4 is not None,
         lora=lora,
         train=train,
         data=about["data"],
         versions=about["versions"],
         search=_search(space, board, row),
-        labels=labels,
-        prompt=prompt,
     )
 
 

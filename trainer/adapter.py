@@ -54,7 +54,7 @@ def attached(base: BaseModel, config: TrialConfig) -> Iterator[PeftModel]:
     from peft import get_peft_model
 
     wanted = lora_config(config, base.model)
-    base.spoiled |= _changes_base(config.lora)
+    base.spoiled |= changes_base(config.lora)
     try:
         model = get_peft_model(base.model, wanted)
     except BaseException:
@@ -67,7 +67,8 @@ def attached(base: BaseModel, config: TrialConfig) -> Iterator[PeftModel]:
         _take_off(model, base)
 
 
-def _changes_base(lora: Mapping[str, Any]) -> bool:
+def changes_base(lora: Mapping[str, Any]) -> bool:
+    """Whether an adapter of these fields of ``LoraConfig`` leaves the base other than it was."""
     trains_bias = lora.get("bias", "none") != "none"
     rewrites = rewrites_base(lora.get("init_lora_weights", True))
     # Repeated layers stay in the model when the adapter is taken off.

@@ -186,7 +186,7 @@ def load_base(spec: BaseSpec, quantization: str | None = None) -> BaseModel:
     transformers.set_seed(0)
     try:
         model = AUTO_CLASSES[spec.task].from_pretrained(
-            spec.source, **_load_options(spec, kind, dtype, device), **spec.head_options()
+            spec.source, **load_options(spec, kind, dtype, device), **spec.head_options()
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         if isinstance(error, torch.OutOfMemoryError):
@@ -194,6 +194,9 @@ def load_base(spec: BaseSpec, quantization: str | None = None) -> BaseModel:
         raise TrialError(f"{spec.name}: the model could not be loaded: {error}") from error
     if kind == "nf4":
         model = nf4.prepared(model, spec.name, unpack=unpack)
+    elif getattr(model, "is_loaded_in_4bit", False):
+        # Saved in 4 bits, whatever was asked for.
+        nf4.never_repack(model)
     model.requires_grad_(False)
     model.eval()
     tokenizer = load_tokenizer(spec)
@@ -223,9 +226,10 @@ def _stop_where_rows_end(model: PreTrainedModel, tokenizer: PreTrainedTokenizerB
         config.eos_token_id = [*ends, tokenizer.eos_token_id]
 
 
-def _load_options(
+def load_options(
     spec: BaseSpec, quantization: str, dtype: torch.dtype, device: torch.device
 ) -> dict[str, Any]:
+    """Arguments of ``from_pretrained``, but for the source and a classification head's."""
     options: dict[str, Any] = {
         "dtype": dtype,
         "device_map": {"": 0 if device.type == "cuda" else "cpu"},

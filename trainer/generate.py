@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import transformers
 from peft import PeftConfig, PeftModel
 
 from ..spaces import ModelBlock
+from .adapter import changes_base
 from .base import BaseModel, BaseSpec, load_base
 from .data import prompt_ids
 from .errors import TrialError
@@ -117,6 +119,60 @@ def load_answerer(folder: Path) -> Answerer:
     spec = BaseSpec.of(recipe.model, recipe.labels) if recipe else _foreign(folder)
     base = load_base(spec)
     return Answerer(PeftModel.from_pretrained(base.model, str(folder)).eval(), base, recipe)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One prompt, two answers.
+
+    Attributes:
+        adapter: what the export answers.
+        base: what the base model answers.
+        base_name: what the user called the base model; of a classifier, that its head is random.
+    """
+
+    adapter: str
+    base: str
+    base_name: str
+
+
+def answer_both(
+    folder: Path, row: Mapping[str, str], decoding: Decoding, *, raw: bool = False
+) -> Comparison:
+    """The answers of an export and of its base model, by the same template and seed.
+
+    The base is the loaded model with its adapter disabled. Where that is not the untouched base (a
+    merged model, trained biases, PiSSA), the base takes the export's place in memory, in the same
+    precision.
+
+    Args:
+        folder: see ``load_answerer``.
+        row: see ``Answerer.answer``.
+        decoding: how tokens are chosen.
+        raw: take the instruction for the whole prompt, without the template.
+
+    Raises:
+        TrialError: there is no adapter and no merged model.
+        SpaceError: the base model is not to be found.
+    """
+    answerer = load_answerer(folder)
+    spec, recipe = answerer.base.spec, answerer.recipe
+    if recipe is not None:
+        # Looked for before anything is generated.
+        spec = BaseSpec.of(recipe.model, recipe.labels)
+    answer = answerer.answer(row, decoding, raw=raw)
+    model, name = answerer.model, spec.name
+    if spec.task == "SEQ_CLS":
+        name += ", its head untrained"
+    if isinstance(model, PeftModel) and not changes_base(model.active_peft_config.to_dict()):
+        with model.disable_adapter():
+            return Comparison(answer, answerer.answer(row, decoding, raw=raw), name)
+    quantized = getattr(model, "is_loaded_in_4bit", False)
+    del answerer, model
+    gc.collect()
+    base = load_base(spec, "nf4" if quantized else "none")
+    other = Answerer(base.model, base, recipe).answer(row, decoding, raw=raw)
+    return Comparison(answer, other, name)
 
 
 def _foreign(folder: Path) -> BaseSpec:

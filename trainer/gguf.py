@@ -10,12 +10,22 @@ import hashlib
 import logging
 import struct
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .errors import TrialError
 from .sources import cache_root
 
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
 logger = logging.getLogger(__name__)
+
+# struct.error is what a file cut short within its header ends in.
+_UNREADABLE = (OSError, ValueError, RuntimeError, KeyError, struct.error)
 
 
 def convert(path: Path) -> Path:
@@ -48,21 +58,57 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:12]
 
 
-def _convert_into(path: Path, target: Path) -> None:
+@contextmanager
+def _alone(path: Path) -> Iterator[str]:
+    """A folder that holds nothing but the file.
+
+    Beside an adapter, which is where an export puts it, transformers would load that one's base.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / path.name).symlink_to(path.resolve())
+        yield folder
+
+
+def load_gguf(path: Path, dtype: torch.dtype) -> PreTrainedModel:
+    """The causal model in a GGUF file, its weights dequantized.
+
+    transformers passes over the tensor that holds a Llama 3's frequency factors
+    (``rope_freqs.weight``); they are taken from the file here.
+
+    Raises:
+        TrialError: the file is no GGUF model that transformers can read.
+    """
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from gguf import GGUFReader
+    from transformers import AutoModelForCausalLM, GgufConfig
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
-        model = AutoModelForCausalLM.from_pretrained(
-            str(path.parent),
-            gguf_file=path.name,
-            quantization_config=GgufConfig(dequantize=True),
-            dtype=torch.float32,
-        )
-    except (OSError, ValueError, RuntimeError, KeyError, struct.error) as error:
-        # struct.error is what a file cut short within its header ends in.
+        with _alone(path) as folder:
+            model = AutoModelForCausalLM.from_pretrained(
+                folder,
+                gguf_file=path.name,
+                quantization_config=GgufConfig(dequantize=True),
+                dtype=dtype,
+            )
+        tensors = GGUFReader(path).tensors
+    except _UNREADABLE as error:
         raise TrialError(f"{path}: transformers cannot read this GGUF file: {error}") from error
+    for tensor in tensors:
+        if tensor.name == "rope_freqs.weight":
+            model.model.rotary_emb.inv_freq /= torch.tensor(tensor.data)
+    return model
+
+
+def _convert_into(path: Path, target: Path) -> None:
+    import torch
+    from transformers import AutoTokenizer
+
+    try:
+        with _alone(path) as folder:
+            tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=path.name)
+    except _UNREADABLE as error:
+        raise TrialError(f"{path}: transformers cannot read this GGUF file: {error}") from error
+    model = load_gguf(path, torch.float32)
     # The header's free-text name is no path; leaving it in would mislead whoever reads config.json.
     model.config._name_or_path = path.stem
     model.save_pretrained(target)

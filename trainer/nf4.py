@@ -74,11 +74,11 @@ def prepared(model: PreTrainedModel, name: str, *, unpack: bool) -> PreTrainedMo
     if unpack:
         _dequantize(model)
     else:
-        _never_repack(model)
+        never_repack(model)
     return model
 
 
-def _never_repack(model: PreTrainedModel) -> None:
+def never_repack(model: PreTrainedModel) -> None:
     """Keep bitsandbytes from changing 4-bit weights over to its inference kernel.
 
     On a CPU with AVX512-BF16 it does so at the first evaluation, for good. That kernel rounds to

@@ -15,6 +15,7 @@ from rich.console import Console
 from tiny_models import save_tiny
 from tune_lora.search.driver import new_run, run_search
 from tune_lora.spaces import load_space
+from tune_lora.trainer.errors import TrialError
 from tune_lora.trainer.folder import RunFolder
 from tune_lora.trainer.result import TrialResult, TrialState
 
@@ -89,6 +90,9 @@ def test_another_trial_merged_and_asked(tool: Tool, run: RunFolder, tmp_path: Pa
     assert (adapter.code, merged.code) == (0, 0)
     assert adapter.out.strip()
     assert adapter.out == merged.out
+    both = tool("generate", to, *question, "--compare").out
+    assert adapter.out.strip() in both
+    assert f"base model ({run.root.parent / 'llama'})" in both
     drawn = [
         tool("generate", to, *question, "--temperature", 5, "--seed", seed).out
         for seed in (1, 1, 2)
@@ -116,6 +120,146 @@ def test_what_cannot_be_exported_says_why_and_what_to_do(
         assert err.startswith("error: ")
         assert message in err
         assert not to.exists()
+
+
+def test_a_trial_that_diverged_is_refused(tool: Tool, run: RunFolder, tmp_path: Path) -> None:
+    best = ranked(run)[0]
+    try:
+        run.trial(best.number).write_result(replace(best, state=TrialState.DIVERGED))
+        code, out, err = tool("export", run.root, "--to", tmp_path / "out", "--trial", best.number)
+        other = tool("export", run.root, "--to", tmp_path / "other")
+    finally:
+        run.trial(best.number).write_result(best)
+    assert (code, out) == (1, "")
+    assert "is DIVERGED: its loss became NaN or infinite" in err
+    assert not (tmp_path / "out").exists()
+    assert other.out.startswith(f"{ranked(run)[1].name} (rank 1")
+
+
+def test_every_form_is_scored_against_the_search(
+    tool: Tool, run: RunFolder, tmp_path: Path
+) -> None:
+    best, to = ranked(run)[0], tmp_path / "all"
+    code, out, err = tool("export", run.root, "--merge", "--quantize", "--to", to, "--gguf")
+    assert (code, err) == (0, "")
+    lines = {line[2:17].strip(): line for line in out.splitlines() if "difference" in line}
+    assert list(lines) == ["loaded again", "merged", "merged-nf4", "gguf"]
+    for name, line in lines.items():
+        off = float(line.split("difference ")[1].split()[0])
+        assert shown_loss(out, name) == pytest.approx(best.score + off, abs=1e-4)
+    assert lines["merged-nf4"].endswith(f"({to / 'merged-nf4'})")
+    assert lines["gguf"].endswith(f"({to / 'model-f16.gguf'})")
+    card = (to / "README.md").read_text(encoding="utf-8")
+    assert "| merged-nf4, scored again |" in card
+    assert "| model-f16.gguf, scored again |" in card
+    assert (to / "model-f16.gguf").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind"), [(("--gguf", "q8_0", "--trial"), "q8_0"), (("--trial",), None)]
+)
+def test_type_of_the_gguf_file(
+    tool: Tool, run: RunFolder, monkeypatch: pytest.MonkeyPatch, arguments: Any, kind: str | None
+) -> None:
+    seen: list[object] = []
+
+    def note(run: object, to: object, trial: object, forms: Any, repo: object) -> None:
+        seen.append((trial, forms.gguf))
+        raise TrialError("far enough")
+
+    monkeypatch.setattr("tune_lora.search.export.export_trial", note)
+    tool("export", run.root, "--to", "x", *arguments, 1)
+    assert seen == [(1, kind)]
+    code, _, err = tool("export", run.root, "--to", "x", "--gguf", "q4_k")
+    assert code == 2
+    assert "'q4_k' is not one of 'f16', 'f32', 'q8_0'" in err
+
+
+def test_an_adapter_off_its_score_is_called_out(tool: Tool, run: RunFolder, tmp_path: Path) -> None:
+    best = ranked(run)[0]
+    try:
+        run.trial(best.number).write_result(replace(best, score=best.score - 0.02))
+        code, out, err = tool("export", run.root, "--to", tmp_path / "out", "--merge")
+    finally:
+        run.trial(best.number).write_result(best)
+    assert code == 0
+    assert err.startswith("WARNING: Loaded again, the adapter scores")
+    assert "this is not what the search ranked." in err
+    assert "+0.0200" in out
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "this is not what the search ranked." in card
+
+
+class Hub:
+    """``HfApi`` without a hub; what it was asked for, in order."""
+
+    def __init__(self, token: str) -> None:
+        self.token = token
+
+    def whoami(self) -> dict[str, Any]:
+        asked.append("whoami")
+        return {"name": "me"}
+
+    def create_repo(self, repo_id: str, *, private: bool, exist_ok: bool) -> str:
+        asked.append(("create", repo_id, private, exist_ok))
+        return f"https://hub.test/{repo_id}"
+
+    def upload_folder(self, *, repo_id: str, folder_path: Path, commit_message: str) -> None:
+        asked.append(("upload", repo_id, sorted(path.name for path in folder_path.iterdir())))
+
+
+asked: list[Any] = []
+TOKEN = "hf_NobodyMaySeeThis"
+
+
+def test_push_asks_first_and_uploads_last(
+    tool: Tool, run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+    from tune_lora.search import export
+
+    asked.clear()
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
+    work = export.export_adapter
+
+    def noted(*arguments: Any, **options: Any) -> Any:
+        asked.append("work")
+        return work(*arguments, **options)
+
+    monkeypatch.setattr(export, "export_adapter", noted)
+    to = tmp_path / "out"
+    code, out, err = tool("-v", "export", run.root, "--to", to, "--push", "best", "--private")
+    assert code == 0
+    files = sorted(path.name for path in to.iterdir())
+    assert asked == [
+        "whoami",
+        "work",
+        ("create", "me/best", True, True),
+        ("upload", "me/best", files),
+    ]
+    assert "Pushed to https://hub.test/me/best" in out
+    # Others would look for the base where this machine has it.
+    assert "others cannot load it from there" in out
+    card = (to / "README.md").read_text(encoding="utf-8")
+    assert 'PeftModel.from_pretrained(base, "me/best")' in card
+    written = b"".join(path.read_bytes() for path in to.rglob("*") if path.is_file())
+    assert TOKEN.encode() not in written
+    assert TOKEN not in out + err
+
+
+def test_an_unreachable_hub_costs_no_work(
+    tool: Tool, run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    code, out, err = tool("export", run.root, "--to", tmp_path / "out", "--push", "me/best")
+    assert (code, out) == (1, "")
+    assert err.startswith("error: --push me/best: the hub cannot be reached: ")
+    assert TOKEN not in err
+    assert not (tmp_path / "out").exists()
+    code, _, err = tool("export", run.root, "--to", tmp_path / "out", "--private")
+    assert code == 2
+    assert "goes with --push REPO_ID" in err
 
 
 def test_a_folder_in_use_is_left_alone(tool: Tool, run: RunFolder, tmp_path: Path) -> None:

@@ -137,7 +137,6 @@ def test_odd_strings_break_nothing(odd: str) -> None:
         task="SEQ_CLS",
         labels=(odd, "b"),
         prompt=odd,
-        merged_name=odd,
         lora={"target_modules": odd},
         train={odd: odd},
         data={"source": odd, "stats": {odd: {odd: 1}}},
@@ -208,16 +207,43 @@ def test_tables_hold_exact_values() -> None:
     assert "in the search llama-1" in card
 
 
-@pytest.mark.parametrize(
-    ("name", "merged_name", "source"),
-    [("out/best/", "", "out/best/merged"), ("me/best", "me/best-merged", "me/best-merged")],
-)
-def test_the_merged_model_is_loaded_by_its_own_path(
-    name: str, merged_name: str, source: str
-) -> None:
-    block = code(model_card(replace(FACTS, name=name, merged_name=merged_name)))[1]
-    assert f'from_pretrained(\n    "{source}",\n' in block
+@pytest.mark.parametrize("folder", ["merged", "merged-nf4"])
+def test_merged_models_are_loaded_by_their_own_path(folder: str) -> None:
+    facts = replace(FACTS, name="out/best/", merged=folder == "merged", nf4=folder == "merged-nf4")
+    block = code(model_card(facts))[1]
+    assert f'from_pretrained(\n    "out/best/{folder}",\n' in block
     assert "subfolder" not in block
+    assert "BitsAndBytesConfig" not in block
+
+
+def test_merged_models_on_the_hub_are_fetched_first() -> None:
+    block = code(model_card(replace(FACTS, on_hub=True)))[1]
+    assert 'folder = snapshot_download("me/best-adapter")\n' in block
+    assert 'from_pretrained(\n    folder + "/merged",\n' in block
+    ast.parse(block)
+
+
+def test_every_form_is_named_with_its_score() -> None:
+    scores = replace(FACTS.scores, nf4=0.4391, gguf=0.4192)
+    card = model_card(replace(FACTS, nf4=True, gguf="model-q8_0.gguf", scores=scores))
+    assert table_value(card, "merged-nf4, scored again") == ["0.4391", "1.55", "+0.0271"]
+    assert table_value(card, "model-q8_0.gguf, scored again") == ["0.4192", "1.52", "+0.0072"]
+    assert "**merged** (with the adapter" in card
+    assert "**merged-nf4** (the same in 4 bits (NF4))" in card
+    assert "**model-q8_0.gguf** (as a GGUF file" in card
+    assert "Prompts for model-q8_0.gguf are made as above" in card
+    assert len(code(card)) == 3
+    plain = model_card(replace(FACTS, merged=False))
+    assert "Beside it" not in plain
+    assert "gguf" not in plain
+
+
+def test_large_differences_are_put_into_words() -> None:
+    assert "nats" not in model_card(FACTS)
+    scores = replace(FACTS.scores, merged=0.5, reloaded=0.45)
+    card = model_card(replace(FACTS, scores=scores))
+    assert "\n- merged: 0.0880 nats worse than in the search. The adapter was trained" in card
+    assert "**Loaded again, the adapter scores 0.4500, not 0.4120 (+0.0380 nats): this" in card
 
 
 def test_homepage_is_linked_if_given() -> None:

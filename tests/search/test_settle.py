@@ -16,7 +16,7 @@ from tune_lora.search.resources import Allocation
 from tune_lora.search.settle import settle_unpacking
 from tune_lora.spaces import Space, SpaceError
 from tune_lora.trainer.base import BaseSpec, meta_model
-from tune_lora.trainer.export import Recipe
+from tune_lora.trainer.export import Forms, Recipe
 from tune_lora.trainer.folder import RunFolder, write_json
 from tune_lora.trainer.nf4 import unpacked_bytes
 from tune_lora.trainer.unpacking import PROCESS
@@ -122,6 +122,6 @@ def test_a_search_says_and_keeps_what_was_settled(
     assert "nf4:    weights dequantized at each use, as the run was begun" in again
     assert run.read_about()["model"]["quantization_compute"] == "bitsandbytes"
 
-    exported = export_trial(run, tmp_path / "out", None, merge=False)
-    assert exported.rescore.adapter == pytest.approx(exported.row.eval_loss, rel=2e-6)
+    exported = export_trial(run, tmp_path / "out", None, Forms())
+    assert exported.scores.reloaded == pytest.approx(exported.row.eval_loss, rel=2e-6)
     assert Recipe.read(tmp_path / "out").model.quantization_compute == "bitsandbytes"

@@ -145,7 +145,7 @@ def export(
 
     def run(**options: Any) -> Rescore:
         recipe = options.pop("recipe", Recipe(model_block()))
-        options = {"batch_size": 2, "merge": False, **options}
+        options = {"batch_size": 2, **options}
         return export_adapter(trained.folder.adapter, tmp_path / "out", recipe, data, **options)
 
     return run
@@ -163,9 +163,11 @@ def exported(
 
     from tiny_models import TASKS
     from tiny_trials import make_config
-    from tune_lora.trainer.export import Recipe, export_adapter
+    from tune_lora.trainer.export import Forms, Recipe, export_adapter
 
-    def make(architecture: str = "llama", *, merge: bool = False, **options: Any) -> Path:
+    def make(
+        architecture: str = "llama", *, merge: bool = False, quantize: bool = False, **options: Any
+    ) -> Path:
         data, target = tokenized(architecture), tmp_path / "out"
         lora = {"target_modules": "all-linear", "r": 16, "lora_alpha": 32}
         config = make_config(
@@ -174,8 +176,9 @@ def exported(
             max_steps=options.pop("steps", 2),
         )
         outcome = trial(config, base=new_base(architecture), data=data)
+        forms = Forms(merge, quantize)
         recipe = Recipe(model_block(architecture), labels=data.labels, **options)
-        export_adapter(outcome.folder.adapter, target, recipe, data, batch_size=4, merge=merge)
+        export_adapter(outcome.folder.adapter, target, recipe, data, batch_size=4, forms=forms)
         return target
 
     return make

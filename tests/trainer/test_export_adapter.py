@@ -12,12 +12,20 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tune_lora.spaces import ModelBlock
 from tune_lora.trainer.base import BaseModel
 from tune_lora.trainer.data import TokenizedData
-from tune_lora.trainer.export import MERGED, Recipe, Rescore, export_adapter, sample_prompt
+from tune_lora.trainer.export import (
+    MERGED,
+    Forms,
+    Recipe,
+    Rescore,
+    export_adapter,
+    sample_prompt,
+)
 
 Trial = Callable[..., Outcome]
 Blocks = Callable[..., ModelBlock]
 
 ALL = {"target_modules": "all-linear"}
+MERGE = Forms(merge=True)
 
 
 def test_adapter_has_the_trials_loss(
@@ -37,7 +45,7 @@ def test_adapter_has_the_trials_loss(
 def test_merged_model_has_the_trials_loss(
     export: Callable[..., Rescore], trained: Outcome, data: TokenizedData, tmp_path: Path
 ) -> None:
-    scores = export(merge=True)
+    scores = export(forms=MERGE)
     model = AutoModelForCausalLM.from_pretrained(str(tmp_path / "out" / MERGED))
     assert row_by_row(model, data.validation) == pytest.approx(trained.result.score, abs=1e-5)
     assert scores.merged == pytest.approx(trained.result.score, abs=1e-5)
@@ -47,7 +55,7 @@ def test_what_is_in_the_folder(
     export: Callable[..., Rescore], trained: Outcome, model_block: Blocks, tmp_path: Path
 ) -> None:
     recipe = Recipe(model_block(), template="Q: {instruction} A: ")
-    export(recipe=recipe, merge=True)
+    export(recipe=recipe, forms=MERGE)
     out, name = tmp_path / "out", "adapter_model.safetensors"
     assert (out / name).read_bytes() == (trained.folder.adapter / name).read_bytes()
     tokenizer = AutoTokenizer.from_pretrained(str(out))
@@ -87,7 +95,7 @@ def test_adapter_of_a_quantized_base(
 ) -> None:
     outcome = trial(make_config(ALL, learning_rate=0.02), base=new_base(quantization="nf4"))
     recipe, out = Recipe(model_block(quantization="nf4")), tmp_path / "out"
-    scores = export_adapter(outcome.folder.adapter, out, recipe, data, batch_size=4, merge=True)
+    scores = export_adapter(outcome.folder.adapter, out, recipe, data, batch_size=4, forms=MERGE)
     assert scores.adapter == pytest.approx(outcome.result.score, rel=1e-6)
     # Merged into the full-precision weights, not into the rounded ones.
     unrounded = PeftModel.from_pretrained(new_base().model, str(out))
@@ -113,7 +121,7 @@ def test_other_tasks_are_exported_and_merged(
     outcome = trial(make_config(ALL, task=TASKS[architecture]), base=base, data=data)
     recipe = Recipe(model_block(architecture), labels=data.labels)
     scores = export_adapter(
-        outcome.folder.adapter, tmp_path / "out", recipe, data, batch_size=4, merge=True
+        outcome.folder.adapter, tmp_path / "out", recipe, data, batch_size=4, forms=MERGE
     )
     assert scores.adapter == pytest.approx(outcome.result.score, rel=1e-6)
     assert scores.merged == pytest.approx(outcome.result.score, abs=1e-5)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from tune_lora.trainer.errors import TrialError
-from tune_lora.trainer.export import RECIPE, Recipe, Rescore
+from tune_lora.trainer.export import RECIPE, Forms, Recipe, Rescore
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -18,7 +18,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_nothing_but_the_export_is_left(export: Callable[..., Rescore], tmp_path: Path) -> None:
     before = {path.name for path in tmp_path.iterdir()}
-    export(merge=True)
+    export(forms=Forms(merge=True, quantize=True, gguf="f16"))
     assert {path.name for path in tmp_path.iterdir()} == before | {"out"}
 
 

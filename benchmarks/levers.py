@@ -29,7 +29,8 @@ from tune_lora.trainer import loss as losses
 from tune_lora.trainer.adapter import attached
 from tune_lora.trainer.base import BaseModel, BaseSpec, load_base, load_tokenizer
 from tune_lora.trainer.config import TrialConfig
-from tune_lora.trainer.data import IGNORE, tokenize
+from tune_lora.trainer.data import tokenize
+from tune_lora.trainer.encode import IGNORE
 
 STEPS, BATCH = 8, 4
 SHARED, PADDED = "_shares", "_tells_apart"

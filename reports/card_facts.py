@@ -10,6 +10,7 @@ AUTO_CLASSES = {
     "CAUSAL_LM": "AutoModelForCausalLM",
     "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM",
     "SEQ_CLS": "AutoModelForSequenceClassification",
+    "TOKEN_CLS": "AutoModelForTokenClassification",
 }
 """Name of transformers' class for each of peft's task types."""
 
@@ -50,7 +51,7 @@ class CardFacts:
     Attributes:
         name: hub id or folder of the adapter, as code should load it.
         base_model: hub id or folder of the base model, as code should load it.
-        task: peft's task type: CAUSAL_LM, SEQ_2_SEQ_LM or SEQ_CLS.
+        task: peft's task type: CAUSAL_LM, SEQ_2_SEQ_LM, SEQ_CLS or TOKEN_CLS.
         scores: see ``CardScores``.
         quantization: of the base during training: ``none`` or ``nf4``.
         double_quant: whether nf4's own constants were quantized too.
@@ -64,7 +65,7 @@ class CardFacts:
         data: ``source``, ``fingerprint`` and ``stats`` (by split), as in ``run.json``.
         versions: by distribution.
         search: how it was found, by heading; ``name`` is the search's.
-        labels: class names in order, for SEQ_CLS.
+        labels: class names in order, for SEQ_CLS and TOKEN_CLS.
         prompt: what the code to load it runs the model on.
         homepage: where the word tune-lora links to; no link if empty.
 

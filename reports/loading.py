@@ -79,7 +79,7 @@ def _quantization(facts: CardFacts) -> list[str]:
 
 
 def _labels(facts: CardFacts) -> list[str]:
-    if facts.task != "SEQ_CLS" or not facts.labels:
+    if facts.task not in ("SEQ_CLS", "TOKEN_CLS") or not facts.labels:
         return []
     names = ", ".join(f"{index}: {_literal(name)}" for index, name in enumerate(facts.labels))
     return [f"    num_labels={len(facts.labels)},", f"    id2label={{{names}}},"]
@@ -97,6 +97,13 @@ def _use(facts: CardFacts) -> list[str]:
             *lines,
             "    logits = model(**inputs.to(model.device)).logits",
             "print(model.config.id2label[int(logits.argmax(-1))])",
+        ]
+    if facts.task == "TOKEN_CLS":
+        return [
+            *lines,
+            "    tags = model(**inputs.to(model.device)).logits[0].argmax(-1)",
+            'for token, tag in zip(tokenizer.convert_ids_to_tokens(inputs["input_ids"][0]), tags):',
+            "    print(token, model.config.id2label[int(tag)])",
         ]
     return [
         *lines,

@@ -25,6 +25,7 @@ _PIPELINES = {
     "CAUSAL_LM": "text-generation",
     "SEQ_2_SEQ_LM": "text2text-generation",
     "SEQ_CLS": "text-classification",
+    "TOKEN_CLS": "token-classification",
 }
 _HUB_ID = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*", re.ASCII)
 

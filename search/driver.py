@@ -24,8 +24,10 @@ from rich.console import Console
 from ..reports import leaderboard, render
 from ..reports.formats import size
 from ..spaces import Fault, Label, PbtScheduler, Space, SpaceError, dump_space, load_space
+from ..trainer.data import TokenizedData
 from ..trainer.errors import TrialError, reason
 from ..trainer.folder import RunFolder, write_json, write_text
+from ..trainer.statistics import data_lines
 from ..trainer.tracking import WandbSettings, require_wandb
 from .bounds import MemoryBounds
 from .layout import Layout, settle_layout
@@ -252,6 +254,8 @@ def _run_locked(
     with _written(run):
         if not ready.kept:
             ready.data.save(run.data)
+            # From here on every process maps the files in the run folder.
+            ready = replace(ready, data=TokenizedData.load(run.data))
         _write_about(space, run, ready, layout.to_dict(cores))
         study = Study(space, run.study, run.name, first)
         memory = MemoryBounds(ready.adapter_size)
@@ -415,16 +419,13 @@ def _say_plan(
     unpacking: str | None,
     console: Console,
 ) -> None:
-    stats = ready.data.stats
-    rows = ", ".join(f"{stats[split]['rows']} {split}" for split in ("train", "validation", "test"))
-    share = stats["train"]["supervised"] / max(1, stats["train"]["tokens"])
     search = space.search
     scheduler = "no early stopping" if search.scheduler is None else search.scheduler.title
     rungs = ", ".join(map(str, space.rungs()))
     lines = [
         f"model:  {ready.spec.name} ({space.model.quantization}, {space.model.task})",
         *([f"nf4:    {unpacking}"] if unpacking else []),
-        f"data:   {space.data.train}: {rows} rows; {share:.0%} of training tokens supervised",
+        *data_lines(space.data, ready.data.stats),
         f"search: {search.trials} trials of {space.rungs()[-1]} steps, {search.sampler} sampler, "
         f"{scheduler}, evaluated at {rungs}; {layout.allocation}",
         *([f"layout: {layout.reason}"] if layout.reason else []),

@@ -54,7 +54,7 @@ def export_trial(
     row = choose(board, trial)
     space = load_space(run.space)
     data = TokenizedData.load(run.data)
-    recipe = Recipe(_model(space, board), space.data.template, data.labels)
+    recipe = Recipe(_model(space, board), space.data.template, data.labels, space.data.format)
     number = row.trial
     assert number is not None
 

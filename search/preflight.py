@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..spaces import Choice, IntRange, Space, SpaceError
 from ..spaces.metrics import find_metric
-from ..trainer.base import BaseSpec, load_tokenizer, meta_model
+from ..trainer.base import CLASSIFIERS, BaseSpec, load_tokenizer, meta_model
 from ..trainer.data import TokenizedData, tokenize
 from ..trainer.errors import TrialError
 from ..trainer.folder import RunFolder
@@ -70,7 +70,7 @@ def preflight(space: Space, run: RunFolder | None = None) -> Preflight:
     data = found or replace(tokenize(space.data, model.task, load_tokenizer(spec)), inputs=inputs)
     if run is not None and run.about.is_file():
         _check_same(space, data, run)
-    if model.task == "SEQ_CLS":
+    if model.task in CLASSIFIERS:
         spec = _with_labels(spec, space, data)
     modules = _meta_model(space, spec)
     largest = _check_targets(space, modules)

@@ -22,7 +22,7 @@ from .blocks import (
 from .domains import Choice, Constant, Domain, FloatRange, IntRange, Label, Option, Ratio, Simple
 from .errors import MISSING, Fault, SpaceError
 from .loader import dump_space, load_space, packaged_spaces
-from .rules import TARGET_PRESETS
+from .rules import TARGET_PARTS, TARGET_PRESETS
 from .sampling import Parameter, Sample, Suggest
 from .schedulers import (
     PBT_CHANGES,
@@ -37,6 +37,7 @@ from .space import Space
 __all__ = [
     "MISSING",
     "PBT_CHANGES",
+    "TARGET_PARTS",
     "TARGET_PRESETS",
     "AshaScheduler",
     "Choice",

@@ -24,7 +24,7 @@ class ModelBlock(Block):
     """Hub id, local folder, *.gguf file, or `package:DIST/path` inside a Python package."""
     offline: Name | None = None
     """Another source of a model, used when the hub cannot be reached."""
-    task: Literal["CAUSAL_LM", "SEQ_2_SEQ_LM", "SEQ_CLS"] = "CAUSAL_LM"
+    task: Literal["CAUSAL_LM", "SEQ_2_SEQ_LM", "SEQ_CLS", "TOKEN_CLS"] = "CAUSAL_LM"
     """Kind of model, in peft's words."""
     quantization: Literal["none", "nf4"] = "nf4"
     """`nf4` keeps the frozen base in 4 bits (QLoRA); `none` in `dtype`."""
@@ -42,7 +42,7 @@ class ModelBlock(Block):
     trust_remote_code: bool = False
     """Run Python code that comes with the model. Only for models you trust."""
     num_labels: Annotated[int, Field(ge=2)] | None = None
-    """Number of classes (SEQ_CLS only); null counts those of the data."""
+    """Number of classes (SEQ_CLS, TOKEN_CLS); null counts those of the data."""
 
 
 class Limits(Block):
@@ -65,14 +65,27 @@ class DataBlock(Block):
     """Share split off the training rows, or a source of its own."""
     test: Share | Name = 0.1
     """Share split off the training rows (0 for none), or a source of its own."""
-    format: Literal["instruction", "classification"] = "instruction"
-    """`instruction` trains on the response only; `classification` needs model.task SEQ_CLS."""
+    format: Literal[
+        "instruction",
+        "chat",
+        "completion",
+        "text",
+        "seq2seq",
+        "classification",
+        "token_classification",
+    ] = "instruction"
+    """What a row is. `instruction`, `chat` (by the tokenizer's own template) and `completion` train
+    on the answers only, `text` on everything; the others each need a model.task of their own."""
     template: Name | None = None
     """Prompt with {instruction} and optionally {input}; null takes the built-in one."""
     fields: dict[str, Name] = Field(default_factory=dict)
-    """Column of each role: instruction, input, response; or text, label."""
+    """Column of each role, where it has another name: instruction, input, response; messages;
+    prompt, completion; text; source, target; text, label; tokens, tags."""
     max_length: Annotated[int, Field(ge=8)] = 512
-    """Tokens of an example at most, prompt and response together."""
+    """Tokens of an example at most, prompt and response together; longer ones are cut."""
+    duplicates: Literal["refuse", "drop", "allow"] = "refuse"
+    """Rows that are in two splits: `refuse` them, or `drop` all copies but one, which is kept for
+    test, else for validation. Copies in one source go into the same split unless `allow`ed."""
     limit: Limits = Field(default_factory=Limits)
     """At most so many rows of each split."""
     seed: Annotated[int, Field(ge=0)] = 0

@@ -11,17 +11,14 @@ from typing import Final
 from .blocks import DataBlock, ModelBlock, SearchBlock
 from .domains import Choice, Ratio, Value, numbers
 from .errors import MISSING, FaultLog, KeyPath
+from .formats import FORMATS, formats_of
 from .metrics import METRICS, find_metric
 from .nearest import nearest
 from .rules import BOUNDS
 from .sampling import conditional, finish, parameters
 from .schedulers import PBT_CHANGES, PbtScheduler, SchedulerBlock
 
-_CLASSIFYING: Final = ("SEQ_CLS",)
-ROLES: Final = {
-    "instruction": ("instruction", "input", "response"),
-    "classification": ("text", "label"),
-}
+_CLASSIFYING: Final = ("SEQ_CLS", "TOKEN_CLS")
 
 
 def check_values(values: Mapping[str, Value], failed: Collection[str], log: FaultLog) -> None:
@@ -47,7 +44,7 @@ def check_values(values: Mapping[str, Value], failed: Collection[str], log: Faul
 
 def check_data(data: DataBlock, log: FaultLog) -> None:
     """Check roles, template and the shares of the splits."""
-    roles = ROLES[data.format]
+    roles = FORMATS[data.format].roles
     for role in data.fields:
         if role not in roles:
             rule = f"unknown role: data of format {data.format} has {', '.join(roles)}"
@@ -62,12 +59,15 @@ def check_data(data: DataBlock, log: FaultLog) -> None:
 
 def check_task(model: ModelBlock, data: DataBlock, log: FaultLog) -> None:
     """Check that the data's format suits the model's task."""
-    classifies = model.task == "SEQ_CLS"
-    if (data.format == "classification") != classifies:
-        wanted = "classification" if classifies else "instruction"
-        log.add(("data", "format"), data.format, f"must be {wanted} for model.task {model.task}")
-    if model.num_labels is not None and not classifies:
-        log.add(("model", "num_labels"), model.num_labels, "is for model.task SEQ_CLS only")
+    valid = formats_of(model.task)
+    if data.format not in valid:
+        wanted = ("one of " if len(valid) > 1 else "") + ", ".join(valid)
+        other = " or ".join(FORMATS[data.format].tasks)
+        rule = f"must be {wanted} for model.task {model.task} (this one is for {other})"
+        log.add(("data", "format"), data.format, rule)
+    if model.num_labels is not None and model.task not in ("SEQ_CLS", "TOKEN_CLS"):
+        rule = "is for model.task SEQ_CLS and TOKEN_CLS only"
+        log.add(("model", "num_labels"), model.num_labels, rule)
 
 
 def check_scheduler(
@@ -203,7 +203,7 @@ def _check_template(data: DataBlock, log: FaultLog) -> None:
         log.add(path, data.template, f"is not a template: {error}; write {{{{ for a brace")
         return
     names = {name for _, name, _, _ in parts if name is not None}
-    if data.format == "classification":
+    if data.format != "instruction":
         log.add(path, data.template, "is for data.format instruction only")
         return
     if unknown := sorted(names - {"instruction", "input"}):

@@ -60,6 +60,12 @@ _TRAIN_OWN: Final = (
         FieldType(("float",)),
         "By how much the evaluation loss must fall to count as an improvement.",
     ),
+    FieldInfo(
+        "loraplus_lr_ratio",
+        FieldType(("float", "null")),
+        "LoRA+ (https://arxiv.org/abs/2402.12354): the matrices B learn so many times as fast as "
+        "the matrices A, whose rate is learning_rate; null for the same rate.",
+    ),
 )
 
 

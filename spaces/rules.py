@@ -13,6 +13,13 @@ from typing import Final
 from .domains import Constant
 
 TARGET_PRESETS: Final = ("qv", "attention", "mlp", "all-linear")
+TARGET_PARTS: Final = ("encoder", "decoder")
+"""Of an encoder-decoder; each alone, or with a preset, as in `decoder.attention`."""
+TARGET_WORDS: Final = (
+    *TARGET_PRESETS,
+    *TARGET_PARTS,
+    *(f"{part}.{preset}" for part in TARGET_PARTS for preset in TARGET_PRESETS),
+)
 
 LORA_DEFAULTS: Final[Mapping[str, Constant]] = {
     "r": 16,
@@ -102,6 +109,7 @@ BOUNDS: Final[Mapping[str, Bounds]] = {
     "train.neftune_noise_alpha": _NOT_NEGATIVE,
     "train.dataloader_num_workers": _NOT_NEGATIVE,
     "train.early_stopping_patience": _FROM_ONE,
+    "train.loraplus_lr_ratio": _FROM_ONE,
     "train.early_stopping_threshold": _NOT_NEGATIVE,
     "train.seed": _SEED,
     "train.data_seed": _SEED,
@@ -188,6 +196,7 @@ SYNONYMS: Final[Mapping[str, str]] = {
     "modules": "lora.target_modules",
     "dora": "lora.use_dora",
     "rslora": "lora.use_rslora",
+    "loraplus": "train.loraplus_lr_ratio",
     "dataset": "data.train",
     "cutoff_len": "data.max_length",
     "max_seq_length": "data.max_length",

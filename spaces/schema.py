@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from .blocks import WandbTracking
 from .fields import FieldInfo, block_fields
 from .nearest import FIXED_BLOCKS, VALUE_BLOCKS
-from .rules import BOUNDS, CONSTANT_ONLY, LORA_DEFAULTS, TARGET_PRESETS, TRAIN_DEFAULTS, reserved
+from .rules import BOUNDS, CONSTANT_ONLY, LORA_DEFAULTS, TARGET_WORDS, TRAIN_DEFAULTS, reserved
 from .schedulers import SCHEDULERS
 
 Schema: TypeAlias = dict[str, Any]
@@ -107,7 +107,7 @@ def _constant(key: str, info: FieldInfo) -> Schema:
     if key == "lora.target_modules":
         names = {"type": "array", "items": {"type": "string", "minLength": 1}, "minItems": 1}
         # The presets come first, for editors offer them; any other string is a regex.
-        presets = {"enum": list(TARGET_PRESETS)}
+        presets = {"enum": list(TARGET_WORDS)}
         schema = {"anyOf": [presets, names, {"type": "string", "minLength": 1}, {"type": "null"}]}
     if key in BOUNDS:
         schema |= BOUNDS[key].json_schema()

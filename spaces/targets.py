@@ -6,7 +6,7 @@ import difflib
 import re
 from typing import Final
 
-from .rules import TARGET_PRESETS
+from .rules import TARGET_PRESETS, TARGET_WORDS
 
 # A word is near a preset if it is a slip of the finger away; module names such as `attn` are not.
 _NEAR: Final = 0.75
@@ -23,7 +23,7 @@ def target_modules_fault(value: object) -> tuple[str, tuple[str, ...]] | None:
         if not all(isinstance(name, str) and name for name in value):
             return "must be a list of module names", ()
         return None
-    if not isinstance(value, str) or value in TARGET_PRESETS:
+    if not isinstance(value, str) or value in TARGET_WORDS:
         return None
     return _string_fault(value)
 
@@ -32,8 +32,8 @@ def _string_fault(value: str) -> tuple[str, tuple[str, ...]] | None:
     if not value:
         return "must not be empty", TARGET_PRESETS
     word = value.strip().lower().replace("_", "-")
-    if re.fullmatch(r"[\w-]+", word):
-        close = difflib.get_close_matches(word, TARGET_PRESETS, cutoff=_NEAR)
+    if re.fullmatch(r"[\w-]+(\.[\w-]+)?", word):
+        close = difflib.get_close_matches(word, TARGET_WORDS, cutoff=_NEAR)
         if close:
             return f"must be a preset ({', '.join(TARGET_PRESETS)}), a list or a regex", (close[0],)
     try:

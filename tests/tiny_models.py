@@ -12,20 +12,39 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
     BertConfig,
+    BertForMaskedLM,
     BertForSequenceClassification,
     BloomConfig,
     BloomForCausalLM,
+    DistilBertConfig,
+    DistilBertForMaskedLM,
     FalconConfig,
     FalconForCausalLM,
+    GemmaConfig,
+    GemmaForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
     OPTConfig,
     OPTForCausalLM,
+    PhiConfig,
+    PhiForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    RobertaConfig,
+    RobertaForMaskedLM,
     T5Config,
     T5ForConditionalGeneration,
 )
@@ -35,6 +54,21 @@ VOCABULARY = 320
 _TEXT = ["Turn this into JSON.", "### Instruction:\n", "### Response:\n", '{"a":1}']
 
 ARCHITECTURES = ("llama", "gpt2", "bloom", "falcon", "opt", "t5", "bert")
+"""Those that a packaged space is for."""
+OTHERS = (
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "gemma",
+    "phi",
+    "gpt_neox",
+    "bart",
+    "roberta",
+    "distilbert",
+    "tagger",
+)
+"""The other families; ``tagger`` is BERT for tags. These encoders are saved as pretraining leaves
+them, without a head for classes."""
 
 
 def tiny_tokenizer(*, pad: str | None = None, closes: bool = False) -> PreTrainedTokenizerFast:
@@ -126,6 +160,41 @@ def _bert() -> PreTrainedModel:
     return BertForSequenceClassification(config)
 
 
+_DECODER: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+}
+_GROUPED = {**_DECODER, "num_key_value_heads": 1, "head_dim": 16}
+
+
+def _bart() -> PreTrainedModel:
+    config = BartConfig(
+        vocab_size=VOCABULARY,
+        d_model=32,
+        encoder_layers=2,
+        decoder_layers=2,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=64,
+        decoder_ffn_dim=64,
+        max_position_embeddings=256,
+        decoder_start_token_id=0,
+        forced_eos_token_id=None,
+        bos_token_id=0,
+        eos_token_id=0,
+        pad_token_id=1,
+    )
+    return BartForConditionalGeneration(config)
+
+
+def _distilbert() -> PreTrainedModel:
+    config = DistilBertConfig(vocab_size=VOCABULARY, dim=32, n_layers=2, n_heads=2, hidden_dim=64)
+    return DistilBertForMaskedLM(config)
+
+
 _MAKERS: dict[str, Callable[[], PreTrainedModel]] = {
     "llama": _llama,
     "gpt2": _gpt2,
@@ -134,8 +203,25 @@ _MAKERS: dict[str, Callable[[], PreTrainedModel]] = {
     "opt": _opt,
     "t5": _t5,
     "bert": _bert,
+    "mistral": lambda: MistralForCausalLM(MistralConfig(**_GROUPED)),
+    "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**_GROUPED)),
+    "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**_GROUPED)),
+    "gemma": lambda: GemmaForCausalLM(GemmaConfig(**_GROUPED)),
+    "phi": lambda: PhiForCausalLM(PhiConfig(**_DECODER)),
+    "gpt_neox": lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**_DECODER)),
+    "bart": _bart,
+    "roberta": lambda: RobertaForMaskedLM(RobertaConfig(**_DECODER, pad_token_id=1)),
+    "distilbert": _distilbert,
+    "tagger": lambda: BertForMaskedLM(BertConfig(**_DECODER)),
 }
-TASKS = dict.fromkeys(ARCHITECTURES, "CAUSAL_LM") | {"t5": "SEQ_2_SEQ_LM", "bert": "SEQ_CLS"}
+TASKS = dict.fromkeys([*ARCHITECTURES, *OTHERS], "CAUSAL_LM") | {
+    "t5": "SEQ_2_SEQ_LM",
+    "bart": "SEQ_2_SEQ_LM",
+    "bert": "SEQ_CLS",
+    "roberta": "SEQ_CLS",
+    "distilbert": "SEQ_CLS",
+    "tagger": "TOKEN_CLS",
+}
 
 
 def tiny_model(architecture: str, seed: int = 0) -> PreTrainedModel:
@@ -146,8 +232,8 @@ def tiny_model(architecture: str, seed: int = 0) -> PreTrainedModel:
 
 def save_tiny(folder: Path, architecture: str = "llama", **tokenizer: Any) -> Path:
     """A model folder with tokenizer at ``folder``; see ``tiny_tokenizer`` for the options."""
-    if architecture == "t5":
-        tokenizer.setdefault("closes", True)
+    if architecture in ("t5", "bart", "roberta", "distilbert", "tagger"):
+        tokenizer.setdefault("closes", architecture in ("t5", "bart"))
         tokenizer.setdefault("pad", "<pad>")
     tiny_model(architecture).save_pretrained(str(folder))
     tiny_tokenizer(**tokenizer).save_pretrained(str(folder))

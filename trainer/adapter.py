@@ -27,8 +27,8 @@ _LEAVES_BASE_ALONE = {True, False, "gaussian", "orthogonal", "eva"}
 """Initialisations that touch only the adapter; PiSSA, OLoRA, LoftQ and CorDA rewrite the base."""
 
 
-def lora_config(config: TrialConfig, model: Any) -> LoraConfig:
-    """peft's config for this trial on this model, presets of target modules resolved.
+def lora_config(config: TrialConfig, base: BaseModel) -> LoraConfig:
+    """peft's config for this trial on this base, presets of target modules resolved.
 
     Raises:
         SpaceError: no module of the model is targeted.
@@ -37,7 +37,9 @@ def lora_config(config: TrialConfig, model: Any) -> LoraConfig:
     from peft import LoraConfig
 
     fields = dict(config.lora)
-    fields["target_modules"] = resolve_targets(fields["target_modules"], model)
+    fields["target_modules"] = resolve_targets(fields["target_modules"], base.model)
+    if base.fresh:
+        fields["modules_to_save"] = [*(fields.get("modules_to_save") or ()), *base.fresh]
     try:
         return LoraConfig(task_type=config.task, **fields)
     except (TypeError, ValueError, ImportError) as error:
@@ -53,7 +55,7 @@ def attached(base: BaseModel, config: TrialConfig) -> Iterator[PeftModel]:
     """
     from peft import get_peft_model
 
-    wanted = lora_config(config, base.model)
+    wanted = lora_config(config, base)
     base.spoiled |= changes_base(config.lora)
     try:
         model = get_peft_model(base.model, wanted)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from .base import BaseModel
-from .data import IGNORE
+from .encode import IGNORE
 from .score import collator
 
 _GREEDY: Mapping[str, Any] = {
@@ -96,7 +96,7 @@ def answers(
 
 
 def classes(model: Any, base: BaseModel, rows: Any, batch_size: int) -> tuple[list[str], list[str]]:
-    """Predicted and true class names of rows of SEQ_CLS, in their order."""
+    """Predicted and true class names: of each row, or of each labelled token (TOKEN_CLS)."""
     collate = collator(base.tokenizer, base.spec.task)
     names = base.spec.labels
     predicted, true = [], []
@@ -105,8 +105,9 @@ def classes(model: Any, base: BaseModel, rows: Any, batch_size: int) -> tuple[li
             part = [rows[place] for place in range(begin, min(begin + batch_size, len(rows)))]
             batch = {key: value.to(base.device) for key, value in collate(part).items()}
             labels = batch.pop("labels")
-            predicted += model(**batch).logits.argmax(-1).tolist()
-            true += labels.tolist()
+            counts = labels != IGNORE
+            predicted += model(**batch).logits.argmax(-1)[counts].tolist()
+            true += labels[counts].tolist()
     return [names[index] for index in predicted], [names[index] for index in true]
 
 

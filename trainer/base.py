@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 import transformers
 from safetensors import SafetensorError
+from tokenizers.pre_tokenizers import ByteLevel
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -37,8 +39,11 @@ AUTO_CLASSES = {
     "CAUSAL_LM": AutoModelForCausalLM,
     "SEQ_2_SEQ_LM": AutoModelForSeq2SeqLM,
     "SEQ_CLS": AutoModelForSequenceClassification,
+    "TOKEN_CLS": AutoModelForTokenClassification,
 }
 """transformers' class for each of peft's task types."""
+CLASSIFIERS = ("SEQ_CLS", "TOKEN_CLS")
+"""Tasks whose model gets a fresh head, with an output for each class of the data."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ class BaseSpec:
         name: what the user called the model.
         reference: what someone else would load: a hub id, or the folder.
         quantization_compute: of nf4; ``auto`` goes by the memory that is free where it is loaded.
-        labels: class names, for SEQ_CLS.
+        labels: class names, for SEQ_CLS and TOKEN_CLS.
     """
 
     source: str
@@ -98,7 +103,7 @@ class BaseSpec:
 
     def head_options(self) -> dict[str, Any]:
         """Config fields of a classification head."""
-        if self.task != "SEQ_CLS":
+        if self.task not in CLASSIFIERS:
             return {}
         names = dict(enumerate(self.labels))
         return {
@@ -117,6 +122,8 @@ class BaseModel:
         dtype: of matrix products.
         spoiled: set when a trial has changed the base weights themselves (trained biases,
             PiSSA-like initialisations); the next trial then needs a fresh one.
+        fresh: modules that no checkpoint has weights for (a head for classes): they are trained
+            whole and saved with each adapter.
         pack: the way to other trials on this base, for joint passes; None for a trial alone.
     """
 
@@ -126,6 +133,7 @@ class BaseModel:
     device: torch.device
     dtype: torch.dtype
     spoiled: bool = False
+    fresh: tuple[str, ...] = ()
     pack: Member | None = None
 
     def autocast(self) -> AbstractContextManager[Any]:
@@ -159,7 +167,18 @@ def load_tokenizer(spec: BaseSpec) -> PreTrainedTokenizerBase:
             raise TrialError(f"{spec.name}: its tokenizer has neither a pad nor an end token")
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"
+    if spec.task == "TOKEN_CLS":
+        _space_words(tokenizer)
     return tokenizer
+
+
+def _space_words(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Words given one by one get the space that a byte-level tokenizer has in front of a word."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None and isinstance(backend.pre_tokenizer, ByteLevel):
+        backend.pre_tokenizer.add_prefix_space = True
+        # So that it is the same tokenizer when it is saved and loaded again.
+        tokenizer.add_prefix_space = tokenizer.init_kwargs["add_prefix_space"] = True
 
 
 def load_base(spec: BaseSpec, quantization: str | None = None) -> BaseModel:
@@ -185,8 +204,11 @@ def load_base(spec: BaseSpec, quantization: str | None = None) -> BaseModel:
     # A classification head starts random: seeded, every worker starts from the same one.
     transformers.set_seed(0)
     try:
-        model = AUTO_CLASSES[spec.task].from_pretrained(
-            spec.source, **load_options(spec, kind, dtype, device), **spec.head_options()
+        model, loaded = AUTO_CLASSES[spec.task].from_pretrained(
+            spec.source,
+            output_loading_info=True,
+            **load_options(spec, kind, dtype, device),
+            **spec.head_options(),
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         if isinstance(error, torch.OutOfMemoryError):
@@ -203,7 +225,26 @@ def load_base(spec: BaseSpec, quantization: str | None = None) -> BaseModel:
     if model.config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id
     _stop_where_rows_end(model, tokenizer)
-    return BaseModel(spec, model, tokenizer, device, dtype)
+    anew = [*loaded["missing_keys"], *(key for key, *_ in loaded["mismatched_keys"])]
+    missing = anew if spec.task in CLASSIFIERS else ()
+    return BaseModel(spec, model, tokenizer, device, dtype, fresh=_fresh(model, missing))
+
+
+def _fresh(model: PreTrainedModel, missing: Iterable[str]) -> tuple[str, ...]:
+    """A classifier's heads, and modules (a pooler, say) that were drawn at random beside them.
+
+    peft by itself saves modules of two names only, so that loaded again, the others would be drawn
+    anew.
+    """
+    if not missing:
+        return ()
+    heads = [
+        name
+        for name, child in model.named_children()
+        if name != model.base_model_prefix and next(child.parameters(), None) is not None
+    ]
+    drawn = {key.rpartition(".")[0] for key in missing}
+    return (*heads, *sorted(name for name in drawn if name.partition(".")[0] not in heads))
 
 
 def _unpacks(spec: BaseSpec, dtype: torch.dtype, device: torch.device) -> bool:
@@ -235,7 +276,7 @@ def load_options(
         "device_map": {"": 0 if device.type == "cuda" else "cpu"},
         "trust_remote_code": spec.trust_remote_code,
     }
-    if spec.task == "SEQ_CLS":
+    if spec.task in CLASSIFIERS:
         # The head of a model that was a classifier for other classes makes way for a new one.
         options["ignore_mismatched_sizes"] = True
     if spec.attn_implementation is not None:

@@ -1,26 +1,26 @@
-"""Token ids and labels: the prompt and all padding masked, the end token kept.
+"""Tokenized splits: made once a search, on disk as Arrow, memory-mapped by every worker.
 
-Rows are tokenized once a search and lie on disk as Arrow, memory-mapped by every worker.
-Masking is by position, never by token id: where the pad token is the end token, masking by
-id would also hide the end token, and the model would never learn to stop.
+No split is ever held in memory as a whole: rows are read, encoded and written in batches.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..spaces import DataBlock, SpaceError
-from .errors import TrialError
+from ..spaces import DataBlock, Fault, SpaceError
+from .encode import IGNORE, Encoder, check_tokenizer
+from .errors import TrialError, reason
 from .folder import read_json, write_json
-from .rows import SPLITS, first_place, read_splits
-from .template import render_prompt
+from .rows import BATCH, mapped
+from .splits import SPLITS, Split, read_splits, shared
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -28,23 +28,22 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-IGNORE = -100
-"""The label that torch's cross-entropy leaves out."""
-
 
 @dataclass(frozen=True)
 class TokenizedData:
     """The splits of a search, ready for a Trainer.
 
     Each row has ``input_ids`` and ``labels``: for CAUSAL_LM both of the row's length (int,
-    unpadded) with ``IGNORE`` over the prompt; for SEQ_2_SEQ_LM the response; for SEQ_CLS one
-    class index.
+    unpadded) with ``IGNORE`` over what is not learnt; for SEQ_2_SEQ_LM the response; for SEQ_CLS
+    one class index; for TOKEN_CLS that of each word, at its first token.
 
     Attributes:
         fingerprint: sha256 over every split's ids and labels: equal exactly for equal data.
-        labels: class names, for SEQ_CLS.
+        labels: class names, for SEQ_CLS and TOKEN_CLS.
         stats: for each split ``rows``, ``tokens``, ``supervised`` (tokens with a label),
-            ``truncated`` (rows cut at ``max_length``) and ``longest`` (tokens).
+            ``truncated`` (rows cut at ``max_length``); ``median``, ``p95`` (95th percentile) and
+            ``longest`` of the rows' lengths in tokens; ``repeated`` (rows that are copies of an
+            earlier one in the split) and ``shared`` (rows that are in another split too).
         inputs: digest of what they were made from (see ``inputs``), if that is known.
     """
 
@@ -103,129 +102,126 @@ def tokenize(block: DataBlock, task: str, tokenizer: PreTrainedTokenizerBase) ->
     """Read, split and tokenize a space's data.
 
     Raises:
-        SpaceError: see ``read_splits``; or a row has no supervised token within
-            ``data.max_length``; or a class of one split is unknown to the training rows.
+        SpaceError: see ``check_tokenizer`` and ``read_splits``; or a row has no supervised token
+            within ``data.max_length``; or a class of one split is unknown to the training rows.
+        TrialError: what is made of the rows cannot be written.
     """
-    rows = read_splits(block)
-    labels = tuple(sorted(set(rows["train"]["label"]))) if task == "SEQ_CLS" else ()
-    if len(labels) == 1:
-        rule = f"every training row has the class {labels[0]!r}; there is nothing to tell apart"
-        raise SpaceError.single("data.fields.label", block.fields.get("label", "label"), rule)
-    encode = _Encoder(block, task, tokenizer, labels)
+    from datasets import config
+
+    check_tokenizer(block.format, tokenizer)
+    cache = Path(config.HF_DATASETS_CACHE)
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        # Where the library keeps its own copies: /tmp may lie in memory. What is mapped when this
+        # folder is deleted stays until it is no longer.
+        with tempfile.TemporaryDirectory(dir=cache, prefix="tune-lora-") as folder:
+            return _tokenized(block, task, tokenizer, Path(folder))
+    except OSError as error:
+        said = f"{cache}: rows cannot be written: {reason(error)}"
+        raise TrialError(f"{said}; free some space, or set HF_DATASETS_CACHE") from error
+
+
+def _tokenized(
+    block: DataBlock, task: str, tokenizer: PreTrainedTokenizerBase, scratch: Path
+) -> TokenizedData:
+    splits = read_splits(block, scratch)
+    labels = _classes(splits["train"], block) if task in ("SEQ_CLS", "TOKEN_CLS") else ()
+    common = shared(splits)
     made, stats = {}, {}
     for split in SPLITS:
-        made[split], stats[split] = _encode_split(rows[split], encode, split)
+        encode = Encoder(block, task, tokenizer, labels)
+        made[split], stats[split] = _encoded(splits[split], encode, split, scratch)
+        stats[split] |= {"repeated": splits[split].repeated(), "shared": common[split]}
     return TokenizedData(**made, fingerprint=_fingerprint(made), stats=stats, labels=labels)
 
 
-@dataclass(frozen=True)
-class _Encoder:
-    """One row of text to ids and labels."""
+def _classes(train: Split, block: DataBlock) -> tuple[str, ...]:
+    """The source's own names of classes, else those of the training rows, sorted."""
+    role = "label" if block.format == "classification" else "tags"
+    found = set()
+    for batch in train.rows.select_columns([role]).with_format("arrow").iter(batch_size=BATCH):
+        column = batch[role].combine_chunks()
+        found.update((column if role == "label" else column.flatten()).unique().to_pylist())
+    if len(found) == 1:
+        rule = f"every training row has the class {min(found)!r}; there is nothing to tell apart"
+        raise SpaceError.single(f"data.fields.{role}", block.fields.get(role, role), rule)
+    whole = all(name.isdecimal() for name in found)
+    return train.source.classes or tuple(sorted(found, key=int if whole else None))
 
-    block: DataBlock
-    task: str
-    tokenizer: PreTrainedTokenizerBase
-    labels: tuple[str, ...]
 
-    def __call__(self, row: Mapping[str, str]) -> dict[str, Any]:
-        if self.task == "SEQ_CLS":
-            return self._classification(row)
-        prompt = render_prompt(self.block.template, row)
-        if self.task == "SEQ_2_SEQ_LM":
-            return self._pair(prompt, row["response"])
-        return causal_row(self.tokenizer, prompt, row["response"], self.block.max_length)
+def _encoded(
+    split: Split, encode: Encoder, name: str, scratch: Path
+) -> tuple[Dataset, dict[str, int]]:
+    from datasets import Features, List, Value
 
-    def _pair(self, prompt: str, response: str) -> dict[str, Any]:
-        ids = self.tokenizer(prompt)["input_ids"]
-        labels = self.tokenizer(text_target=response)["input_ids"]
-        limit = self.block.max_length
-        cut = len(ids) > limit or len(labels) > limit
-        return {"input_ids": ids[:limit], "labels": labels[:limit], "truncated": cut}
+    counts = _Counts(len(split))
 
-    def _classification(self, row: Mapping[str, str]) -> dict[str, Any]:
-        limit = self.block.max_length
-        ids = self.tokenizer(row["text"], truncation=True, max_length=limit)["input_ids"]
-        if row["label"] not in self.labels:
-            rule = f"no training row has this class; they have {', '.join(self.labels)}"
-            raise SpaceError.single("data.fields.label", row["label"], rule)
-        full = len(self.tokenizer(row["text"])["input_ids"])
+    def counted(batch: Mapping[str, Any], indices: list[int]) -> dict[str, list[Any]]:
+        encoded = encode(batch, indices)
+        counts.add(encoded, indices)
+        return {key: encoded[key] for key in ("input_ids", "labels")}
+
+    ids = List(Value("int64"))
+    labels = Value("int64") if encode.task == "SEQ_CLS" else ids
+    features = Features({"input_ids": ids, "labels": labels})
+    made = mapped(split.rows, counted, features, scratch, f"tokenizing {name}")
+    _check_encoded(split, encode, counts, name)
+    stats = counts.stats()
+    if stats["truncated"]:
+        logger.warning(
+            "%s: %d of %d rows are cut at data.max_length", name, stats["truncated"], len(split)
+        )
+    return made, stats
+
+
+class _Counts:
+    """Lengths in tokens, supervised tokens, and whether it was cut, of each row."""
+
+    def __init__(self, rows: int) -> None:
+        self.lengths, self.supervised, self.cut = np.zeros((3, rows), dtype=np.int64)
+
+    def add(self, encoded: Mapping[str, list[Any]], indices: list[int]) -> None:
+        """Count the rows of a batch."""
+        self.lengths[indices] = [len(ids) for ids in encoded["input_ids"]]
+        self.supervised[indices] = [
+            1 if isinstance(labels, int) else len(labels) - labels.count(IGNORE)
+            for labels in encoded["labels"]
+        ]
+        self.cut[indices] = encoded["truncated"]
+
+    def stats(self) -> dict[str, int]:
+        """See ``TokenizedData.stats``."""
+        lengths = self.lengths if len(self.lengths) else np.zeros(1, dtype=np.int64)
+        median, p95 = np.quantile(lengths, (0.5, 0.95), method="inverted_cdf")
         return {
-            "input_ids": ids,
-            "labels": self.labels.index(row["label"]),
-            "truncated": full > limit,
+            "rows": len(self.lengths),
+            "tokens": int(lengths.sum()),
+            "supervised": int(self.supervised.sum()),
+            "truncated": int(self.cut.sum()),
+            "median": int(median),
+            "p95": int(p95),
+            "longest": int(lengths.max()),
         }
 
 
-def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
-    """A causal model's prompt in tokens, the same in training and at generation."""
-    ids: list[int] = tokenizer(prompt)["input_ids"]
-    # Some tokenizers close every text with their end token; inside a row that would be a lie.
-    return ids[:-1] if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id else ids
-
-
-def causal_row(
-    tokenizer: PreTrainedTokenizerBase, prompt: str, response: str, max_length: int
-) -> dict[str, Any]:
-    """Ids and labels of one instruction row for a causal model.
-
-    Prompt and response are tokenized apart, as they are at generation, so that the boundary
-    falls between the same tokens in both.
-
-    Args:
-        tokenizer: special tokens that it puts in front (a BOS) are kept, unsupervised.
-        prompt: everything before the response.
-        response: what is supervised, followed by the end token.
-        max_length: in tokens; the row's end is cut off.
-
-    Returns:
-        ``input_ids`` and ``labels``, lists of equal length, and ``truncated``.
-    """
-    ahead = prompt_ids(tokenizer, prompt)
-    after = tokenizer(response, add_special_tokens=False)["input_ids"]
-    after = [*after, tokenizer.eos_token_id]
-    ids = [*ahead, *after]
-    labels = [IGNORE] * len(ahead) + after
-    return {
-        "input_ids": ids[:max_length],
-        "labels": labels[:max_length],
-        "truncated": len(ids) > max_length,
-    }
-
-
-def _encode_split(rows: Dataset, encode: _Encoder, split: str) -> tuple[Dataset, dict[str, int]]:
-    from datasets import Dataset
-
-    encoded = [encode(row) for row in rows]
-    _check_supervised(encoded, encode, split)
-    lengths = [len(row["input_ids"]) for row in encoded]
-    stats = {
-        "rows": len(encoded),
-        "tokens": sum(lengths),
-        "supervised": sum(_supervised(row) for row in encoded),
-        "truncated": sum(row["truncated"] for row in encoded),
-        "longest": max(lengths, default=0),
-    }
-    if stats["truncated"]:
-        logger.warning(
-            "%s: %d of %d rows are cut at data.max_length", split, stats["truncated"], len(encoded)
+def _check_encoded(split: Split, encode: Encoder, counts: _Counts, name: str) -> None:
+    source = split.source
+    faults = [
+        Fault(
+            source.key,
+            source.source,
+            f"{len(rows)} rows of the {name} split {said}, the first is {split.place(rows)}: "
+            f"{remedy}",
         )
-    columns = {key: [row[key] for row in encoded] for key in ("input_ids", "labels")}
-    return Dataset.from_dict(columns), stats
-
-
-def _supervised(row: Mapping[str, Any]) -> int:
-    if isinstance(row["labels"], int):
-        return 1
-    return sum(label != IGNORE for label in row["labels"])
-
-
-def _check_supervised(encoded: list[dict[str, Any]], encode: _Encoder, split: str) -> None:
-    bare = [index for index, row in enumerate(encoded) if _supervised(row) == 0]
-    if bare:
+        for (said, remedy), rows in encode.faults.items()
+    ]
+    if faults:
+        raise SpaceError(faults)
+    bare = np.flatnonzero(counts.supervised == 0)
+    if len(bare):
         rule = (
-            f"{len(bare)} rows of the {split} split have no supervised token within it (the "
-            f"prompt alone fills it), the first is {first_place(encode.block, split, bare)}; "
-            "raise it or drop those rows"
+            f"{len(bare)} rows of the {name} split have no supervised token within it (the "
+            f"prompt alone fills it), the first is {split.place(bare)}; raise it or drop those rows"
         )
         raise SpaceError.single("data.max_length", encode.block.max_length, rule)
 
@@ -233,9 +229,26 @@ def _check_supervised(encoded: list[dict[str, Any]], encode: _Encoder, split: st
 def _fingerprint(splits: Mapping[str, Dataset]) -> str:
     digest = hashlib.sha256()
     for split in SPLITS:
-        for row in splits[split]:
-            for key in ("input_ids", "labels"):
-                digest.update(np.asarray(row[key], dtype=np.int64).tobytes())
-                digest.update(b"|")
+        for row in _numbers(splits[split]):
+            digest.update(b"%b|%b|" % row)
         digest.update(split.encode())
     return digest.hexdigest()
+
+
+def _numbers(rows: Dataset) -> Iterator[tuple[bytes, bytes]]:
+    """Ids and labels of each row, as int64."""
+    for batch in rows.with_format("arrow").iter(batch_size=BATCH):
+        ids, labels = (batch[key].combine_chunks() for key in ("input_ids", "labels"))
+        yield from zip(_bytes(ids), _bytes(labels), strict=True)
+
+
+def _bytes(column: Any) -> Iterator[bytes]:
+    """The numbers of each row of a column of numbers or of lists of them."""
+    listed = hasattr(column, "value_lengths")
+    numbers = (column.flatten() if listed else column).to_numpy(zero_copy_only=False)
+    lengths = column.value_lengths().to_pylist() if listed else [1] * len(column)
+    whole, begin = memoryview(numbers.astype(np.int64).tobytes()), 0
+    for length in lengths:
+        end = begin + 8 * length
+        yield bytes(whole[begin:end])
+        begin = end

@@ -23,7 +23,8 @@ from transformers import AutoTokenizer
 from ..spaces import ModelBlock
 from .adapter import STEP
 from .base import BaseModel, BaseSpec, load_base, load_tokenizer, pick_device
-from .data import IGNORE, TokenizedData
+from .data import TokenizedData
+from .encode import IGNORE
 from .errors import TrialError
 from .folder import read_json, write_json
 from .gguf import load_gguf
@@ -47,13 +48,15 @@ class Recipe:
     Attributes:
         model: the space's model block, from which the base is found on another machine too.
         template: of the prompt; None for the built-in one.
-        labels: class names, for SEQ_CLS.
+        labels: class names, for SEQ_CLS and TOKEN_CLS.
+        format: of the data, `data.format`.
         merged: whether the folder beside it is a whole model.
     """
 
     model: ModelBlock
     template: str | None = None
     labels: tuple[str, ...] = ()
+    format: str = "instruction"
     merged: bool = False
 
     def write(self, folder: Path) -> None:
@@ -62,6 +65,7 @@ class Recipe:
             "model": self.model.model_dump(),
             "template": self.template,
             "labels": list(self.labels),
+            "format": self.format,
             "merged": self.merged,
         }
         write_json(folder / RECIPE, data)
@@ -76,7 +80,8 @@ class Recipe:
         data = read_json(folder / RECIPE)
         try:
             model = ModelBlock(**data["model"])
-            return cls(model, data["template"], tuple(data["labels"]), bool(data["merged"]))
+            labels, form = tuple(data["labels"]), str(data["format"])
+            return cls(model, data["template"], labels, form, bool(data["merged"]))
         except (KeyError, TypeError, ValueError) as error:
             raise TrialError(f"{folder / RECIPE}: is damaged: {error}") from error
 
@@ -244,7 +249,9 @@ def sample_prompt(folder: Path, data: TokenizedData, task: str) -> str:
     if task == "CAUSAL_LM":
         ids = ids[: next(i for i, label in enumerate(row["labels"]) if label != IGNORE)]
     tokenizer = AutoTokenizer.from_pretrained(str(folder))
-    return str(tokenizer.decode(ids, skip_special_tokens=True))
+    # A chat template's prompt is none without its special tokens.
+    chat = Recipe.read(folder).format == "chat"
+    return str(tokenizer.decode(ids, skip_special_tokens=not chat))
 
 
 def _write_adapter(source: Path, made: Path, spec: BaseSpec, recipe: Recipe) -> None:

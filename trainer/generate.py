@@ -15,7 +15,8 @@ from peft import PeftConfig, PeftModel
 from ..spaces import ModelBlock
 from .adapter import changes_base
 from .base import BaseModel, BaseSpec, load_base
-from .data import prompt_ids
+from .chat import prompt_of
+from .encode import prompt_ids
 from .errors import TrialError
 from .export import RECIPE, Recipe
 from .template import render_prompt
@@ -71,19 +72,33 @@ class Answerer:
             raw: take the instruction for the whole prompt, without the template.
 
         Returns:
-            The new text, special tokens left out; of a classifier ``label (probability)``.
+            The new text, special tokens left out; of a classifier ``label (probability)``, or of
+            words each with its tag, a line each.
         """
         transformers.set_seed(decoding.seed)
         if self.base.spec.task == "SEQ_CLS":
             return self._classify(row["instruction"])
-        bare = raw or self.recipe is None
-        prompt = row["instruction"] if bare else render_prompt(self.recipe.template, row)  # type: ignore[union-attr]
-        return self._generate(prompt, decoding)
+        if self.base.spec.task == "TOKEN_CLS":
+            return self._tag(row["instruction"])
+        return self._generate(self._prompt(row, raw), decoding)
 
-    def _generate(self, prompt: str, decoding: Decoding) -> str:
+    def _prompt(self, row: Mapping[str, str], raw: bool) -> list[int]:
+        """The prompt's tokens, as those of the rows that it was trained on."""
+        tokenizer, recipe = self.base.tokenizer, self.recipe
+        text, form = row["instruction"], None if raw or recipe is None else recipe.format
+        if recipe is not None and form == "instruction":
+            text = render_prompt(recipe.template, row)
+        elif form is not None and row.get("input"):
+            text = f"{text}\n\n{row['input']}"
+        if form == "chat":
+            return prompt_of(tokenizer, [{"role": "user", "content": text}])
+        causal = self.base.spec.task == "CAUSAL_LM"
+        found: list[int] = prompt_ids(tokenizer, text) if causal else tokenizer(text)["input_ids"]
+        return found
+
+    def _generate(self, ids: list[int], decoding: Decoding) -> str:
         tokenizer = self.base.tokenizer
         causal = self.base.spec.task == "CAUSAL_LM"
-        ids = prompt_ids(tokenizer, prompt) if causal else tokenizer(prompt)["input_ids"]
         inputs = torch.tensor([ids], device=self.base.device)
         with torch.no_grad(), self.base.autocast():
             made = self.model.generate(
@@ -100,6 +115,18 @@ class Answerer:
             shares = self.model(**inputs).logits[0].float().softmax(-1)
         index = int(shares.argmax())
         return f"{self.base.spec.labels[index]} ({float(shares[index]):.1%})"
+
+    def _tag(self, text: str) -> str:
+        words = text.split()
+        inputs = self.base.tokenizer([words], is_split_into_words=True, return_tensors="pt")
+        places = inputs.word_ids(0)
+        with torch.no_grad(), self.base.autocast():
+            tags = self.model(**inputs.to(self.base.device)).logits[0].argmax(-1)
+        return "\n".join(
+            f"{word}\t{self.base.spec.labels[int(tags[places.index(number)])]}"
+            for number, word in enumerate(words)
+            if number in places
+        )
 
 
 def load_answerer(folder: Path) -> Answerer:

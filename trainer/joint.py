@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
 from .base import BaseModel
-from .data import IGNORE
+from .encode import IGNORE
 from .loss import row_losses
 
 Batch = Mapping[str, torch.Tensor]

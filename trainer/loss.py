@@ -24,7 +24,7 @@ from torch import nn
 from torch.nn import functional
 from transformers.loss.loss_utils import ForCausalLMLoss
 
-from .data import IGNORE
+from .encode import IGNORE
 from .prefixes import nodes, trie
 
 _BARE_HEADS = {

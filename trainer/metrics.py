@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 from ..spaces import SpaceError
 from ..spaces.metrics import find_metric
 from .answers import answers, classes, question
-from .base import BaseModel
+from .base import CLASSIFIERS, BaseModel
 
 Texts: TypeAlias = Sequence[str]
 Own: TypeAlias = Callable[[list[str], list[str], list[dict[str, str]]], float]
@@ -64,10 +64,11 @@ def measured(
     """
     if not measures.names:
         return {}
-    if base.spec.task == "SEQ_CLS":
+    if base.spec.task in CLASSIFIERS:
         predictions, references = classes(model, base, rows, eval_batch)
         prompts = [""] * len(references)
-        if any(find_metric(name).source == "own" for name in measures.names):
+        own = any(find_metric(name).source == "own" for name in measures.names)
+        if own and base.spec.task == "SEQ_CLS":
             prompts = base.tokenizer.batch_decode(rows["input_ids"], skip_special_tokens=True)
     else:
         asked = [question(row, base) for row in rows.select(range(min(measures.rows, len(rows))))]

@@ -25,7 +25,7 @@ import torch
 from .adapter import attached
 from .base import BaseModel, BaseSpec, load_base
 from .config import TrialConfig
-from .data import IGNORE
+from .encode import IGNORE
 from .joint import Request, joint_pass
 from .loss import gathers, supervised_loss
 from .memory import out_of_memory
@@ -207,6 +207,8 @@ class _Member:
         labels[:, : self._tokens // 2] = IGNORE
         if self._trial.task == "SEQ_CLS":
             labels = torch.zeros(rows, dtype=torch.long, device=self._base.device)
+        elif self._trial.task == "TOKEN_CLS":
+            labels = labels.clamp(max=0)
         batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
         items = torch.as_tensor(rows * (self._tokens - self._tokens // 2), device=ids.device)
         checkpointing = bool(self._trial.train.get("gradient_checkpointing"))

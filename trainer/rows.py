@@ -1,20 +1,30 @@
-"""Rows of text: read from wherever they are, renamed to their roles, split, checked.
+"""Rows as they stand in a source: read from wherever they are, renamed to their roles, checked.
 
-Files are read by the ``datasets`` library; what a user gets to see when that fails names the
-key of the space file, not the library.
+Files are read by the ``datasets`` library, in batches from and to files on disk, so that no more
+of them is ever held in memory than a batch; what a user gets to see when that fails names the key
+of the space file, not the library.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
-from collections.abc import Iterable
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..spaces import DataBlock, SpaceError
+import numpy as np
+
+from ..spaces import DataBlock, Fault, SpaceError
 from ..spaces.extraction import generate
+from ..spaces.formats import FORMATS
 from .errors import reason
 from .lines import line_of
+from .shapes import ROLES, RowError
 from .sources import local_path
 
 if TYPE_CHECKING:
@@ -22,62 +32,113 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SPLITS = ("train", "validation", "test")
+BATCH = 1000
+"""Rows that are held in memory at a time."""
+_SHOWN = 20_000
+"""Rows from which progress is shown."""
 _BUILDERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
-_ROLES = {"instruction": ("instruction", "input", "response"), "classification": ("text", "label")}
-_OPTIONAL = {"input"}
 
 
-def read_splits(block: DataBlock) -> dict[str, Dataset]:
-    """The three splits of a space's data, with one column a role and no two alike.
+@dataclass(frozen=True)
+class Rows:
+    """All rows of one split of a source.
 
-    ``validation`` and ``test`` are shares of ``train``'s rows, drawn with ``data.seed``, or
-    sources of their own; a hub data set, a folder or a built-in one brings its own where it
-    has splits of these names. ``test`` may be empty.
+    Attributes:
+        rows: one column a role, on disk.
+        digests: of each row's content, ``[rows]`` of 16 bytes: equal exactly for equal rows.
+        key: of the space, that names the source.
+        source: its value.
+        split: the split's name in the source; "" for the one that is trained on.
+        classes: names of the labels, where the source says them.
+    """
+
+    rows: Dataset
+    digests: np.ndarray[Any, np.dtype[np.bytes_]]
+    key: str
+    source: str
+    split: str = ""
+    classes: tuple[str, ...] = ()
+
+    def place(self, row: int) -> str:
+        """Where a row, counted from 0, stands in the source that the user has.
+
+        Returns:
+            ``line 17 of d.jsonl`` where the source is a file of lines, else ``row 17 of NAME,
+            counted from 1``.
+        """
+        return _place(self.source, self.key, self.split, row, len(self.rows))
+
+
+def read_rows(source: str, key: str, block: DataBlock, scratch: Path) -> dict[str, Rows]:
+    """Every split that a source has; a single file is all ``train``.
+
+    Args:
+        source: of the space's data.
+        key: of the space, that names it.
+        block: the format of its rows.
+        scratch: a folder for files that rows are mapped from. It may be deleted afterwards, while
+            rows are in use: Linux keeps mapped files until they are no longer.
 
     Raises:
-        SpaceError: a source is missing, unreadable or empty, a column is missing, or a field
-            of a row is empty.
+        SpaceError: it is missing, unreadable or empty, a column is missing, or a row cannot be
+            used.
     """
-    splits = _carve(_read(block.train, "data.train"), block)
-    limits = block.limit
-    for split in SPLITS:
-        rows = _to_roles(splits[split], block, split)
-        limit = getattr(limits, split)
-        splits[split] = rows.select(range(min(limit, len(rows)))) if limit else rows
-    for split in ("train", "validation"):
-        if len(splits[split]) == 0:
-            raise SpaceError.single(f"data.{split}", getattr(block, split), "there are no rows")
-    return splits
+    found = _read(source, key)
+    main = "train" if "train" in found else next(iter(found))
+    return {
+        name: _to_roles(raw, block, key, source, "" if name == main else name, scratch)
+        for name, raw in found.items()
+        if name in ("train", "validation", "test") or name == main
+    }
 
 
-def first_place(block: DataBlock, split: str, indices: Iterable[int]) -> str:
-    """Where the first of some rows of a split stands in the source that the user has.
+def mapped(rows: Dataset, function: Any, features: Any, scratch: Path, doing: str) -> Dataset:
+    """``function``'s rows, written to a file in ``scratch`` batch by batch.
 
-    Returns:
-        ``line 17 of d.jsonl`` where the source is a file of lines, else ``row 17 of NAME, counted
-        from 1``; of the rows, the one that comes first there.
+    Args:
+        rows: to go through.
+        function: given a batch, columns by name, and the indices of its rows, returns columns.
+        features: their types.
+        scratch: a folder.
+        doing: what a progress bar says, where there are enough rows for one.
     """
     from datasets import Dataset
 
-    own = getattr(block, split)
-    if split != "train" and isinstance(own, str):
-        source, first, read = own, min(indices), _read(own, f"data.{split}")
-        rows = len(read.get(split, next(iter(read.values()))))
-    else:
-        source, read = block.train, _read(block.train, "data.train")
-        rows = len(read["train"] if "train" in read else next(iter(read.values())))
-        # Splitting depends on how many rows there are, and not on what is in them.
-        numbers = {k: Dataset.from_dict({"row": range(len(v))}) for k, v in read.items()}
-        numbered = _carve(numbers, block)[split]["row"]
-        first = min(numbered[index] for index in indices)
-    path = local_path(source, f"data.{split}")
-    line = line_of(path, first, rows) if path.is_file() else None
-    return f"line {line} of {source}" if line else f"row {first + 1} of {source}, counted from 1"
+    if len(rows) == 0:
+        return Dataset.from_dict({name: [] for name in features}, features=features)
+    name = uuid.uuid4().hex
+    with _bars_for(len(rows)):
+        return rows.map(
+            function,
+            batched=True,
+            batch_size=BATCH,
+            with_indices=True,
+            remove_columns=rows.column_names,
+            features=features,
+            cache_file_name=str(scratch / f"{name}.arrow"),
+            load_from_cache_file=False,
+            # Else it is made of the function and all that it refers to, tokenizer included.
+            new_fingerprint=name,
+            desc=doing,
+        )
+
+
+@contextmanager
+def _bars_for(rows: int) -> Iterator[None]:
+    """No progress bar for what takes a moment."""
+    import datasets
+
+    if rows > _SHOWN or datasets.are_progress_bars_disabled():
+        yield
+        return
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        datasets.enable_progress_bars()
 
 
 def _read(source: str, key: str) -> dict[str, Dataset]:
-    """Every split that a source has; a single file is all ``train``."""
     from datasets import Dataset, load_dataset
     from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 
@@ -115,70 +176,123 @@ def _builder(path: Path, key: str, source: str) -> str:
     return _BUILDERS[path.suffix]
 
 
-def _carve(found: dict[str, Dataset], block: DataBlock) -> dict[str, Dataset]:
-    """Train, validation and test, by share, by own source or as the source brings them."""
-    train = found["train"] if "train" in found else next(iter(found.values()))
-    splits = {"train": train}
-    shares = {}
-    for split in ("validation", "test"):
-        wanted = getattr(block, split)
-        if isinstance(wanted, str):
-            own = _read(wanted, f"data.{split}")
-            splits[split] = own.get(split, next(iter(own.values())))
-        elif split in found:
-            splits[split] = found[split]
-        else:
-            shares[split] = float(wanted)
-    shuffled = train.shuffle(seed=block.seed) if shares else train
-    taken = 0
-    for split, share in shares.items():
-        count = round(share * len(train)) if share else 0
-        count = max(1, count) if share and len(train) > 2 else count
-        if taken + count >= len(train):  # both shares may have been rounded up
-            rule = f"its {len(train)} rows are too few to split: none is left to train on"
-            raise SpaceError.single("data.train", block.train, rule)
-        splits[split] = shuffled.select(range(taken, taken + count))
-        taken += count
-    splits["train"] = shuffled.select(range(taken, len(train)))
-    return splits
+def _place(source: str, key: str, split: str, row: int, rows: int) -> str:
+    path = local_path(source, key)
+    line = line_of(path, row, rows) if path.is_file() else None
+    within = f"the {split} split of {source}" if split else source
+    return f"line {line} of {source}" if line else f"row {row + 1} of {within}, counted from 1"
 
 
-def _to_roles(rows: Dataset, block: DataBlock, split: str) -> Dataset:
+def _to_roles(
+    raw: Dataset, block: DataBlock, key: str, source: str, split: str, scratch: Path
+) -> Rows:
     """Columns renamed to their roles, all others dropped, every needed field filled."""
-    key = f"data.{split}"
-    source = getattr(block, split) if isinstance(getattr(block, split), str) else block.train
-    columns = {}
-    for role in _ROLES[block.format]:
+    from datasets import Features
+
+    columns = _columns(raw, block, key, source)
+    _check_types(raw, columns, block, key, source)
+    reader = _Reader(columns, {role: raw.features[column] for role, column in columns.items()})
+    reader.digests = np.zeros(len(raw), dtype="S16")
+    features = Features({role: ROLES[role].feature() for role in columns})
+    picked = raw.select_columns(list(dict.fromkeys(columns.values())))
+    try:
+        made = mapped(picked, reader, features, scratch, f"reading {source}")
+    except UnicodeDecodeError as error:
+        # Arrow reads a file's bytes as they are; they become text only here.
+        rule = f"cannot be read: its {reader.role} is not UTF-8 ({error})"
+        raise SpaceError.single(key, source, rule) from error
+    if reader.faults:
+        raise SpaceError(
+            Fault(
+                key,
+                source,
+                f"{count} rows {said}, the first is {_place(source, key, split, first, len(raw))}: "
+                f"{remedy}",
+            )
+            for (said, remedy), (count, first) in reader.faults.items()
+        )
+    classes = next((tuple(names) for names in reader.names.values() if names), ())
+    return Rows(made, reader.digests, key, source, split, classes)
+
+
+def _columns(raw: Dataset, block: DataBlock, key: str, source: str) -> dict[str, str]:
+    """The column of each role that there is."""
+    form, columns = FORMATS[block.format], {}
+    for role in form.roles:
         column = block.fields.get(role, role)
-        if column in rows.column_names:
-            columns[role] = rows[column]
-        elif role not in _OPTIONAL or role in block.fields:
-            rule = f"has no column {column!r} for {role}; it has {', '.join(rows.column_names)}"
+        if column in raw.column_names:
+            columns[role] = column
+        elif role not in form.optional or role in block.fields:
+            rule = f"has no column {column!r} for {role}; it has {', '.join(raw.column_names)}"
             near = (f"data.fields.{role}",)
             raise SpaceError.single(key, source, rule, near)
-    return _filled(columns, block, split, source)
+    return columns
 
 
-def _filled(columns: dict[str, Any], block: DataBlock, split: str, source: object) -> Dataset:
-    from datasets import Dataset
+def _check_types(
+    raw: Dataset, columns: Mapping[str, str], block: DataBlock, key: str, source: str
+) -> None:
+    """Text where lists are needed, or the reverse, is said of the column, not of every row."""
+    from datasets import ClassLabel, Json, Value
 
-    key = f"data.{split}"
-    made: dict[str, list[str]] = {}
-    for role, values in columns.items():
-        try:
-            made[role] = ["" if value is None else str(value) for value in values]
-        except UnicodeDecodeError as error:
-            # Arrow reads a file's bytes as they are; they become text only here.
-            rule = f"cannot be read: its {role} is not UTF-8 ({error})"
-            raise SpaceError.single(key, source, rule) from error
-        if role in _OPTIONAL:
-            continue
-        empty = [index for index, text in enumerate(made[role]) if not text.strip()]
-        if empty:
-            rule = (
-                f"{len(empty)} rows have an empty {role}, the first is "
-                f"{first_place(block, split, empty)}: such a row has no supervised token; "
-                "remove them"
-            )
+    for role, column in columns.items():
+        feature = raw.features[column]
+        plain = isinstance(feature, ClassLabel | Value)
+        if plain and role in FORMATS[block.format].lists:
+            rule = f"its column {column!r} must hold lists for data.format {block.format}"
+            if source.endswith(".csv"):
+                rule += "; a csv file cannot: write it as jsonl or parquet"
             raise SpaceError.single(key, source, rule)
-    return Dataset.from_dict(made)
+        # Of mixed kinds it is Json; each row is then looked at.
+        if not plain and not isinstance(feature, Json) and role not in FORMATS[block.format].lists:
+            rule = f"its column {column!r} must hold text for {role}, and holds lists or mappings"
+            raise SpaceError.single(key, source, rule)
+
+
+class _Reader:
+    """A batch of a source's columns to columns of roles.
+
+    Attributes:
+        digests: of the rows so far.
+        faults: how many rows have one, and the first of them, by what is to be said.
+        role: that is being read.
+        names: of the classes, by role, where a column has numbers for them.
+    """
+
+    digests: np.ndarray[Any, np.dtype[np.bytes_]]
+
+    def __init__(self, columns: Mapping[str, str], features: Mapping[str, Any]) -> None:
+        self._columns = columns
+        self.faults: dict[tuple[str, str], tuple[int, int]] = {}
+        self.role = ""
+        self.names = {role: _class_names(feature) for role, feature in features.items()}
+
+    def __call__(self, batch: Mapping[str, Any], indices: Sequence[int]) -> dict[str, list[Any]]:
+        made: dict[str, list[Any]] = {}
+        for role, column in self._columns.items():
+            self.role = role
+            read, names = ROLES[role].read, self.names[role]
+            made[role] = []
+            for index, value in zip(indices, batch[column], strict=True):
+                try:
+                    made[role].append(read(value, names))
+                except RowError as error:
+                    made[role].append(None)
+                    self._note(role, error, index)
+        for index, row in zip(indices, zip(*made.values(), strict=True), strict=True):
+            text = json.dumps(row, sort_keys=True, ensure_ascii=True)
+            self.digests[index] = hashlib.blake2b(text.encode(), digest_size=16).digest()
+            if "tags" in made and None not in row and len(row[0]) != len(row[1]):
+                self._note("tags", RowError("have not a tag for each token", "mend them"), index)
+        return made
+
+    def _note(self, role: str, error: RowError, index: int) -> None:
+        said = (error.said.replace("{role}", role), error.remedy)
+        count, first = self.faults.get(said, (0, index))
+        self.faults[said] = (count + 1, first)
+
+
+def _class_names(feature: Any) -> tuple[str, ...]:
+    """The names behind a column of class numbers, or of lists of them."""
+    inner = getattr(feature, "feature", feature)
+    return tuple(getattr(inner, "names", None) or ())

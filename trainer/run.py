@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from peft.optimizers import create_loraplus_optimizer
 from transformers import (
     PrinterCallback,
     Trainer,
@@ -23,6 +24,7 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
+from transformers.trainer_optimizer import is_optimizer_factory
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from ..spaces.metrics import LOSS
@@ -32,7 +34,7 @@ from .batches import EpochSampler
 from .checkpoint import Checkpoint, find, seal
 from .config import TrialConfig
 from .data import TokenizedData
-from .errors import DiskFullError
+from .errors import DiskFullError, TrialError
 from .folder import TrialFolder, disk_full
 from .inherit import come_into
 from .joint import Request
@@ -47,7 +49,12 @@ from .tracking import Tracker
 
 logger = logging.getLogger(__name__)
 
-_OWN_KEYS = {"early_stopping_patience", "early_stopping_threshold", "eval_steps"}
+_OWN_KEYS = {
+    "early_stopping_patience",
+    "early_stopping_threshold",
+    "eval_steps",
+    "loraplus_lr_ratio",
+}
 """Fields of a space's ``train`` block that the harness itself acts on."""
 
 
@@ -290,6 +297,7 @@ class TrialTrainer(Trainer):  # type: ignore[misc]
     """
 
     control: TrainerControl
+    optimizer: Any
 
     def __init__(
         self,
@@ -307,6 +315,26 @@ class TrialTrainer(Trainer):  # type: ignore[misc]
         # several GPUs, and would be compiled in.
         stock = self.label_smoother is not None or self.args.n_gpu > 1 or self.args.torch_compile
         self._gathers = gathers(self.model, base.spec.task) and not stock
+        self._ratio: float | None = recorder.result.config["train"].get("loraplus_lr_ratio")
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        """The Trainer's; with ``loraplus_lr_ratio``, peft's groups of parameters in it."""
+        if self.optimizer is not None or self._ratio is None:
+            return super().create_optimizer(model)
+        kind, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+        if is_optimizer_factory(kind) or {"params", "model", "optimizer_dict"} & options.keys():
+            raise TrialError(
+                f"train.optim {self.args.optim} groups parameters in its own way; "
+                "loraplus_lr_ratio needs another one, e.g. adamw_torch"
+            )
+        self.optimizer = create_loraplus_optimizer(
+            self.model,
+            kind,
+            loraplus_lr_ratio=self._ratio,
+            loraplus_weight_decay=self.args.weight_decay,
+            **options,
+        )
+        return self.optimizer
 
     def compute_loss(
         self,

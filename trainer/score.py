@@ -12,9 +12,13 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import DataCollatorForSeq2Seq, DataCollatorWithPadding
+from transformers import (
+    DataCollatorForSeq2Seq,
+    DataCollatorForTokenClassification,
+    DataCollatorWithPadding,
+)
 
-from .data import IGNORE
+from .encode import IGNORE
 from .loss import gathers, supervised_loss
 
 if TYPE_CHECKING:
@@ -29,6 +33,8 @@ def collator(tokenizer: PreTrainedTokenizerBase, task: str) -> Collator:
     made: Collator
     if task == "SEQ_CLS":
         made = DataCollatorWithPadding(tokenizer)
+    elif task == "TOKEN_CLS":
+        made = DataCollatorForTokenClassification(tokenizer, label_pad_token_id=IGNORE)
     else:
         made = DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=IGNORE)
     return made
@@ -67,7 +73,7 @@ def score(
 
     Returns:
         The mean negative log-likelihood of a supervised token in nats (cross-entropy of a row
-        for SEQ_CLS), and how many there were.
+        for SEQ_CLS, of a labelled token for TOKEN_CLS), and how many there were.
     """
     was_training = model.training
     device = next(model.parameters()).device

@@ -3,7 +3,9 @@
 The presets are found from a model's structure, not from a table of model names: a linear
 module inside a transformer block belongs to attention if a component of its path says so,
 else to the MLP. ``qv`` is the original LoRA paper's choice (https://arxiv.org/abs/2106.09685,
-section 7.1); architectures that fuse query, key and value get the fused module.
+section 7.1); architectures that fuse query, key and value get the fused module. Encoder and
+decoder of a model that has both can be had apart: ``decoder.attention`` is the decoder's attention,
+``encoder`` all that is linear in the encoder's blocks.
 """
 
 from __future__ import annotations
@@ -15,9 +17,7 @@ from collections.abc import Iterable, Sequence
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from ..spaces import SpaceError
-
-PRESETS = ("qv", "attention", "mlp", "all-linear")
+from ..spaces import TARGET_PARTS, TARGET_PRESETS, SpaceError
 
 _ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)
 _QUERY_VALUE = {"q_proj", "v_proj", "q", "v", "query", "value", "q_lin", "v_lin"}
@@ -29,13 +29,15 @@ def resolve_targets(value: str | Sequence[str], model: nn.Module) -> str | list[
     """``target_modules`` as peft takes them, for this model.
 
     Args:
-        value: a preset, a list of module names (matched as peft does: the whole path or its
-            end), or a regular expression over whole module paths.
+        value: a preset, alone or of a part (``encoder.mlp``), a part, a list of module names
+            (matched as peft does: the whole path or its end), or a regular expression over whole
+            module paths.
         model: its modules; weights may be on the meta device.
 
     Returns:
-        For ``qv``, ``attention`` and ``mlp`` the sorted module names; else ``value``
-        (``all-linear`` is peft's own word, which leaves out the output head).
+        For ``qv``, ``attention`` and ``mlp`` the sorted module names; for a part a regular
+        expression; else ``value`` (``all-linear`` is peft's own word, which leaves out the output
+        head).
 
     Raises:
         SpaceError: at ``lora.target_modules``: nothing in the model matches.
@@ -43,8 +45,11 @@ def resolve_targets(value: str | Sequence[str], model: nn.Module) -> str | list[
     if value == "all-linear":
         return "all-linear"
     if isinstance(value, str):
-        if value in PRESETS:
+        if value in TARGET_PRESETS:
             return _preset(value, model)
+        part, _, preset = value.partition(".")
+        if part in TARGET_PARTS and preset in ("", *TARGET_PRESETS):
+            return _of_part(part, preset or "all-linear", value, model)
         _check_pattern(value, model)
         return value
     _check_names(list(value), model)
@@ -85,17 +90,37 @@ def matches(targets: str | Sequence[str], path: str) -> bool:
 
 
 def _preset(name: str, model: nn.Module) -> list[str]:
-    inside = [path for path in _linear_paths(model) if _block_suffix(path) is not None]
+    return _shortest_names(_chosen(name, name, _linear_paths(model), model), _targetable(model))
+
+
+def _of_part(part: str, preset: str, value: str, model: nn.Module) -> str:
+    """A pattern of the preset's modules within the encoder or the decoder."""
+    if not getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        rule = f"this model has no encoder and decoder apart; write {preset}"
+        raise SpaceError.single("lora.target_modules", value, rule, (preset,))
+
+    def inside(paths: Sequence[str]) -> list[str]:
+        return [path for path in paths if part in path.split(".")]
+
+    chosen = _chosen(preset, value, inside(_linear_paths(model)), model)
+    names = _shortest_names(chosen, inside(_targetable(model)))
+    return rf"(.*\.)?{part}\..*\.({'|'.join(map(re.escape, names))})"
+
+
+def _chosen(preset: str, value: str, paths: Sequence[str], model: nn.Module) -> list[str]:
+    """Paths of the preset's modules among linear ones."""
+    inside = [path for path in paths if _block_suffix(path) is not None]
     attention = [path for path in inside if _in_attention(path)]
     chosen = {
         "attention": attention,
         "mlp": [path for path in inside if path not in set(attention)],
         "qv": _query_value(attention),
-    }[name]
+        "all-linear": inside,
+    }[preset]
     if not chosen:
         rule = f"this model has no modules of that kind; name them, e.g. {_leaves(model)[:6]}"
-        raise SpaceError.single("lora.target_modules", name, rule)
-    return _shortest_names(chosen, _targetable(model))
+        raise SpaceError.single("lora.target_modules", value, rule)
+    return chosen
 
 
 def _linear_paths(model: nn.Module) -> list[str]:
@@ -164,7 +189,7 @@ def _check_pattern(pattern: str, model: nn.Module) -> None:
     paths = _targetable(model)
     if not any(re.fullmatch(pattern, path) for path in paths):
         rule = f"matches no module of the model; paths look like {_examples(paths)}"
-        near = difflib.get_close_matches(pattern, [*PRESETS, *_leaves(model)])
+        near = difflib.get_close_matches(pattern, [*TARGET_PRESETS, *_leaves(model)])
         raise SpaceError.single("lora.target_modules", pattern, rule, tuple(near))
 
 

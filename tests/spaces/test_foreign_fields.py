@@ -49,10 +49,10 @@ def test_lora_fields_are_those_of_the_class() -> None:
     assert set(lora_fields()) == {field.name for field in dataclasses.fields(peft.LoraConfig)}
 
 
-def test_train_fields_are_those_of_the_class_and_two_more() -> None:
+def test_train_fields_are_those_of_the_class_and_three_more() -> None:
     transformers = pytest.importorskip("transformers")
     known = {field.name for field in dataclasses.fields(transformers.TrainingArguments)}
-    own = {"early_stopping_patience", "early_stopping_threshold"}
+    own = {"early_stopping_patience", "early_stopping_threshold", "loraplus_lr_ratio"}
     assert set(train_fields()) == known | own
 
 

@@ -177,7 +177,18 @@ def test_values_out_of_bounds(faults: Faults, text: str, path: str, rule: str) -
         ("template: '{instruction} {x}'", "data.template", "not ['x']"),
         ("template: '{instruction'", "data.template", "is not a template"),
         ("template: '{instruction!r}'", "data.template", "unformatted"),
-        ("format: classification", "data.format", "must be instruction for model.task CAUSAL_LM"),
+        (
+            "format: classification",
+            "data.format",
+            "must be one of instruction, chat, completion, text for model.task CAUSAL_LM "
+            "(this one is for SEQ_CLS)",
+        ),
+        (
+            "format: chat, template: '{instruction}'",
+            "data.template",
+            "is for data.format instruction only",
+        ),
+        ("format: completion, fields: {input: a}", "data.fields.input", "prompt, completion"),
     ],
 )
 def test_data_faults(faults: Faults, data: str, path: str, rule: str) -> None:

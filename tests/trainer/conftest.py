@@ -61,9 +61,10 @@ def new_base(model_block: Callable[..., ModelBlock]) -> Callable[..., BaseModel]
     gc.freeze()
 
     def load(architecture: str = "llama", quantization: str = "none") -> BaseModel:
+        from tiny_models import TASKS
         from tune_lora.trainer.base import BaseSpec, load_base
 
-        labels = LABELS if architecture == "bert" else ()
+        labels = {"SEQ_CLS": LABELS, "TOKEN_CLS": (*LABELS, "none")}.get(TASKS[architecture], ())
         return load_base(BaseSpec.of(model_block(architecture, quantization), labels))
 
     return load
@@ -76,17 +77,24 @@ def tokenized(
     """An architecture's data, tokenized once a session."""
     made: dict[str, TokenizedData] = {}
     texts = tmp_path_factory.mktemp("texts") / "texts.jsonl"
-    rows = [{"text": f"{i} {LABELS[i % 2]}", "label": LABELS[i % 2]} for i in range(40)]
-    texts.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    tagged = texts.with_name("tagged.jsonl")
+    with texts.open("w") as classes, tagged.open("w") as tags:
+        for i in range(40):
+            label = LABELS[i % 2]
+            print(json.dumps({"text": f"{i} {label}", "label": label}), file=classes)
+            print(json.dumps({"tokens": [f"{i}", label], "tags": ["none", label]}), file=tags)
 
     def get(architecture: str = "llama") -> TokenizedData:
+        from tiny_models import TASKS
         from tune_lora.spaces import DataBlock
         from tune_lora.trainer.data import tokenize
 
         if architecture not in made:
             block = DataBlock(train=str(pairs), max_length=128)
-            if architecture == "bert":
+            if TASKS[architecture] == "SEQ_CLS":
                 block = DataBlock(train=str(texts), format="classification")
+            elif TASKS[architecture] == "TOKEN_CLS":
+                block = DataBlock(train=str(tagged), format="token_classification")
             base = new_base(architecture)
             made[architecture] = tokenize(block, base.spec.task, base.tokenizer)
         return made[architecture]

@@ -10,7 +10,8 @@ import torch
 from tiny_trials import go_on, make_config
 from tune_lora.trainer.answers import answers, classes, question
 from tune_lora.trainer.base import BaseModel
-from tune_lora.trainer.data import IGNORE, TokenizedData
+from tune_lora.trainer.data import TokenizedData
+from tune_lora.trainer.encode import IGNORE
 from tune_lora.trainer.folder import TrialFolder
 from tune_lora.trainer.metrics import Measures
 from tune_lora.trainer.run import run_trial, score_base

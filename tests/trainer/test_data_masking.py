@@ -11,7 +11,8 @@ import pytest
 from tiny_models import tiny_tokenizer
 from transformers import PreTrainedTokenizerFast
 from tune_lora.spaces import DataBlock, SpaceError
-from tune_lora.trainer.data import causal_row, prompt_ids, tokenize
+from tune_lora.trainer.data import tokenize
+from tune_lora.trainer.encode import causal_rows, prompt_ids
 from tune_lora.trainer.score import collator, supervised_count
 
 PROMPT = "### Instruction:\nDefine a noun.\n\n### Response:\n"
@@ -28,6 +29,13 @@ def _write(path: Path, rows: list[tuple[str, str]]) -> str:
     lines = (json.dumps({"instruction": a, "response": b}) + "\n" for a, b in rows)
     path.write_text("".join(lines), encoding="utf-8")
     return str(path)
+
+
+def causal_row(
+    tokenizer: PreTrainedTokenizerFast, prompt: str, response: str, max_length: int
+) -> dict[str, Any]:
+    (row,) = causal_rows(tokenizer, [prompt], [response], max_length)
+    return row
 
 
 def test_a_row_is_prompt_response_end(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -83,7 +91,7 @@ def test_no_batch_is_wider_than_its_longest_row(
 def test_truncation_cuts_the_end_and_is_counted(
     tmp_path: Path, tokenizer: PreTrainedTokenizerFast, caplog: pytest.LogCaptureFixture
 ) -> None:
-    rows = [("Define a noun.", "x" * (4 if index % 2 else 60)) for index in range(10)]
+    rows = [("Define a noun.", f"{index}{'x' * (4 if index % 2 else 60)}") for index in range(10)]
     block = DataBlock(train=_write(tmp_path / "d.jsonl", rows), max_length=64, test=0)
     whole = [causal_row(tokenizer, PROMPT, text, 10_000)["input_ids"] for _, text in rows]
     assert sum(len(ids) > 64 for ids in whole) == 5
@@ -123,7 +131,9 @@ def test_an_empty_response_is_refused(
 ) -> None:
     rows = [("ask", "yes")] * 5 + [("ask", response)]
     block = DataBlock(
-        train=_write(tmp_path / "d.jsonl", rows), validation=str(tmp_path / "d.jsonl")
+        train=_write(tmp_path / "d.jsonl", rows),
+        validation=str(tmp_path / "d.jsonl"),
+        duplicates="allow",
     )
     with pytest.raises(SpaceError, match="empty response"):
         tokenize(block, "CAUSAL_LM", tokenizer)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny_models import tiny_tokenizer
@@ -12,6 +13,9 @@ from tune_lora.spaces import DataBlock, SpaceError
 from tune_lora.trainer.data import TokenizedData, tokenize
 from tune_lora.trainer.errors import TrialError
 from tune_lora.trainer.score import collator
+
+ALLOWED: dict[str, Any] = {"duplicates": "allow"}
+"""To have the same rows for training and validation."""
 
 
 def _write(path: Path, rows: Sequence[Mapping[str, object]]) -> str:
@@ -32,7 +36,7 @@ def _causal(path: Path, count: int, **fields: object) -> TokenizedData:
 def test_classes_are_numbered_in_sorted_order(tmp_path: Path) -> None:
     rows = _reviews(["good", "bad", "so-so"] * 6)
     source = _write(tmp_path / "d.jsonl", rows)
-    block = DataBlock(train=source, validation=source, test=0, format="classification")
+    block = DataBlock(train=source, validation=source, test=0, format="classification", **ALLOWED)
     tokenizer = tiny_tokenizer(pad="<pad>")
     data = tokenize(block, "SEQ_CLS", tokenizer)
     assert data.labels == ("bad", "good", "so-so")
@@ -46,14 +50,14 @@ def test_classes_are_numbered_in_sorted_order(tmp_path: Path) -> None:
 
 def test_whole_numbers_are_classes_too(tmp_path: Path) -> None:
     source = _write(tmp_path / "d.jsonl", _reviews([0, 1] * 5))
-    block = DataBlock(train=source, validation=source, format="classification", test=0)
+    block = DataBlock(train=source, validation=source, format="classification", test=0, **ALLOWED)
     assert tokenize(block, "SEQ_CLS", tiny_tokenizer()).labels == ("0", "1")
 
 
 def test_a_class_that_training_lacks_is_refused(tmp_path: Path) -> None:
     block = DataBlock(
         train=_write(tmp_path / "d.jsonl", _reviews(["good", "bad"] * 4)),
-        validation=_write(tmp_path / "v.jsonl", _reviews(["good", "awful"])),
+        validation=_write(tmp_path / "v.jsonl", [{"text": "other", "label": "awful"}]),
         format="classification",
     )
     with pytest.raises(SpaceError, match="bad, good") as caught:
@@ -64,7 +68,9 @@ def test_a_class_that_training_lacks_is_refused(tmp_path: Path) -> None:
 def test_long_texts_are_cut_for_classification(tmp_path: Path) -> None:
     rows = [{"text": "x" * (30 if index < 3 else 5), "label": index % 2} for index in range(8)]
     source = _write(tmp_path / "d.jsonl", rows)
-    block = DataBlock(train=source, validation=source, format="classification", max_length=8)
+    block = DataBlock(
+        train=source, validation=source, format="classification", max_length=8, **ALLOWED
+    )
     stats = tokenize(block, "SEQ_CLS", tiny_tokenizer()).stats["validation"]
     assert (stats["truncated"], stats["longest"], stats["tokens"]) == (3, 8, 3 * 8 + 5 * 5)
 
@@ -72,7 +78,9 @@ def test_long_texts_are_cut_for_classification(tmp_path: Path) -> None:
 def test_sequence_to_sequence_keeps_prompt_and_response_apart(tmp_path: Path) -> None:
     tokenizer = tiny_tokenizer(pad="<pad>", closes=True)
     source = _write(tmp_path / "d.jsonl", [{"instruction": "add", "response": '{"a":1}'}] * 4)
-    block = DataBlock(train=source, validation=source, template="do: {instruction}", test=0)
+    block = DataBlock(
+        train=source, validation=source, template="do: {instruction}", test=0, **ALLOWED
+    )
     row = tokenize(block, "SEQ_2_SEQ_LM", tokenizer).train[0]
     assert row["input_ids"] == tokenizer("do: add")["input_ids"]
     assert row["labels"] == tokenizer('{"a":1}')["input_ids"]
@@ -118,3 +126,14 @@ def test_the_fingerprint_follows_the_data(tmp_path: Path) -> None:
         _causal(tmp_path / "c.jsonl", 13),
     ]
     assert len({first, *(data.fingerprint for data in others)}) == 6
+
+
+def test_rows_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    (tmp_path / "file").write_text("")
+    source = _write(tmp_path / "d.jsonl", _reviews(["a", "b"] * 4))
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "file" / "below"))
+    block = DataBlock(train=source, format="classification")
+    with pytest.raises(TrialError, match=r"rows cannot be written.*HF_DATASETS_CACHE"):
+        tokenize(block, "SEQ_CLS", tiny_tokenizer())

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from datasets import Dataset
 from pyarrow import parquet
 from tune_lora.spaces import DataBlock, Fault, SpaceError
-from tune_lora.trainer.rows import read_splits
+from tune_lora.trainer.splits import read_splits
 
 ROWS = [
     {"instruction": f"say {index}", "input": "é" * (index % 2), "response": f'{{"n":{index}}}'}
@@ -37,9 +38,13 @@ def _write(path: Path, rows: list[dict[str, str]]) -> Path:
     return path
 
 
-def _fault(block: DataBlock) -> Fault:
+def _splits(block: DataBlock, scratch: Path) -> dict[str, Dataset]:
+    return {name: split.rows for name, split in read_splits(block, scratch).items()}
+
+
+def _fault(block: DataBlock, scratch: Path) -> Fault:
     with pytest.raises(SpaceError) as caught:
-        read_splits(block)
+        read_splits(block, scratch)
     assert len(caught.value.faults) == 1
     return caught.value.faults[0]
 
@@ -47,15 +52,18 @@ def _fault(block: DataBlock) -> Fault:
 @pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".parquet"])
 def test_every_kind_of_file_gives_its_rows(tmp_path: Path, suffix: str) -> None:
     path = _write(tmp_path / f"rows{suffix}", ROWS)
-    splits = read_splits(DataBlock(train=str(path)))
+    splits = _splits(DataBlock(train=str(path)), tmp_path)
     found = [row for split in splits.values() for row in split]
     assert sorted(found, key=lambda row: row["instruction"]) == ROWS
 
 
-def test_a_folder_brings_its_own_splits(tmp_path: Path) -> None:
+def test_a_folder_brings_its_own_splits(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    scratch = tmp_path_factory.mktemp("scratch")
     for name, part in (("train", ROWS[:6]), ("validation", ROWS[6:8]), ("test", ROWS[8:])):
         _write(tmp_path / f"{name}.jsonl", part)
-    splits = read_splits(DataBlock(train=str(tmp_path)))
+    splits = _splits(DataBlock(train=str(tmp_path)), scratch)
     assert {name: list(rows) for name, rows in splits.items()} == {
         "train": ROWS[:6],
         "validation": ROWS[6:8],
@@ -67,7 +75,7 @@ def test_columns_are_renamed_to_their_roles(tmp_path: Path) -> None:
     rows = [{"question": f"q{n}", "answer": str(n), "id": "x"} for n in range(6)]
     path = _write(tmp_path / "d.jsonl", rows)
     fields = {"instruction": "question", "response": "answer"}
-    splits = read_splits(DataBlock(train=str(path), fields=fields))
+    splits = _splits(DataBlock(train=str(path), fields=fields), tmp_path)
     assert splits["train"].column_names == ["instruction", "response"]
     found = {row["instruction"]: row["response"] for part in splits.values() for row in part}
     assert found == {f"q{n}": str(n) for n in range(6)}
@@ -86,7 +94,7 @@ def test_a_missing_column_names_those_there_are(
 ) -> None:
     rows = [{"instruction": "ask", "answer": "yes"}] * 6
     path = _write(tmp_path / "d.jsonl", rows)
-    fault = _fault(DataBlock(train=str(path), fields=fields))
+    fault = _fault(DataBlock(train=str(path), fields=fields), tmp_path)
     assert (fault.path, fault.value) == ("data.train", str(path))
     assert column in fault.rule
     assert "instruction, answer" in fault.rule
@@ -113,7 +121,7 @@ GOOD = (json.dumps(ROWS[0]) + "\n").encode()
 def test_an_unreadable_file(tmp_path: Path, name: str, content: bytes, rule: str) -> None:
     path = tmp_path / name
     path.write_bytes(content)
-    fault = _fault(DataBlock(train=str(path)))
+    fault = _fault(DataBlock(train=str(path)), tmp_path)
     assert fault.value == str(path)
     assert rule in fault.rule
 
@@ -133,6 +141,6 @@ def test_an_unreadable_file(tmp_path: Path, name: str, content: bytes, rule: str
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
 def test_a_missing_source(tmp_path: Path, split: str, source: str, rule: str) -> None:
     sources = {"train": str(_write(tmp_path / "d.jsonl", ROWS)), split: source}
-    fault = _fault(DataBlock.model_validate(sources))
+    fault = _fault(DataBlock.model_validate(sources), tmp_path)
     assert (fault.path, fault.value) == (f"data.{split}", source)
     assert rule in fault.rule

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
-from datasets import Dataset
 from tune_lora.spaces import DataBlock, SpaceError
 from tune_lora.spaces.extraction import SIZES
-from tune_lora.trainer.rows import read_splits
+from tune_lora.trainer.splits import read_splits
 
 
 def _write(path: Path, numbers: Iterable[int]) -> str:
@@ -20,8 +20,9 @@ def _write(path: Path, numbers: Iterable[int]) -> str:
 
 
 def _split(**block: object) -> dict[str, list[int]]:
-    splits: dict[str, Dataset] = read_splits(DataBlock.model_validate(block))
-    return {name: [int(text) for text in rows["response"]] for name, rows in splits.items()}
+    with tempfile.TemporaryDirectory() as scratch:
+        splits = read_splits(DataBlock.model_validate(block), Path(scratch))
+    return {name: [int(text) for text in split.rows["response"]] for name, split in splits.items()}
 
 
 @pytest.mark.parametrize(
@@ -98,10 +99,10 @@ def test_too_few_rows_to_split(
     assert caught.value.faults[0].path == key
 
 
-def test_the_built_in_data_set_has_splits_of_its_own() -> None:
-    splits = read_splits(DataBlock(train="builtin:extraction", validation=0.5))
+def test_the_built_in_data_set_has_splits_of_its_own(tmp_path: Path) -> None:
+    splits = read_splits(DataBlock(train="builtin:extraction", validation=0.5), tmp_path)
     assert {name: len(rows) for name, rows in splits.items()} == SIZES
-    first = splits["train"][0]
+    first = splits["train"].rows[0]
     assert set(first) == {"instruction", "input", "response"}
     assert isinstance(json.loads(first["response"]), dict)
 

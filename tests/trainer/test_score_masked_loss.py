@@ -14,7 +14,7 @@ import torch
 from datasets import Dataset
 from tiny_models import TASKS, tiny_model, tiny_tokenizer
 from transformers import PreTrainedModel, Trainer, TrainingArguments
-from tune_lora.trainer.data import causal_row
+from tune_lora.trainer.encode import causal_rows
 from tune_lora.trainer.score import collator, score, supervised_count
 
 TEXTS = ["1", '{"apples":12}', "a noun, defined at some length", "{}", '{"a":1,"b":[2,3,4]}']
@@ -25,7 +25,7 @@ def _causal_rows() -> list[dict[str, Any]]:
     tokenizer = tiny_tokenizer()
     rows = []
     for index, text in enumerate(TEXTS):
-        row = causal_row(tokenizer, f"Define{' a noun' * index}: ", text, 512)
+        (row,) = causal_rows(tokenizer, [f"Define{' a noun' * index}: "], [text], 512)
         rows.append({"input_ids": row["input_ids"], "labels": row["labels"]})
     assert len({len(row["input_ids"]) for row in rows}) == len(rows)
     return rows

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
-from tiny_models import TASKS
+from safetensors.torch import load_file
+from tiny_models import OTHERS, TASKS
 from tiny_trials import Outcome, make_config, row_by_row
-from tune_lora.trainer.base import BaseModel
+from tune_lora.trainer.base import AUTO_CLASSES, BaseModel
 from tune_lora.trainer.data import TokenizedData
 from tune_lora.trainer.result import TrialState
 
@@ -23,7 +24,7 @@ def reloaded(base: BaseModel, folder: Path) -> Any:
 
 
 @pytest.mark.parametrize("preset", ["qv", "all-linear"])
-@pytest.mark.parametrize("architecture", ["gpt2", "bloom", "falcon", "opt", "t5", "bert"])
+@pytest.mark.parametrize("architecture", ["gpt2", "bloom", "falcon", "opt", "t5", "bert", *OTHERS])
 def test_trains_and_reloads_to_the_same_loss(
     trial: Trial, new_base: NewBase, tokenized: Tokenized, architecture: str, preset: str
 ) -> None:
@@ -36,6 +37,34 @@ def test_trains_and_reloads_to_the_same_loss(
     loss = row_by_row(reloaded(bare, outcome.folder.adapter), data.validation, task)
     assert loss != pytest.approx(untrained, abs=1e-4)
     assert outcome.result.score == pytest.approx(loss, rel=2e-6)
+
+
+@pytest.mark.parametrize("architecture", ["roberta", "distilbert", "tagger"])
+def test_plain_peft_loads_the_fresh_head_too(
+    trial: Trial, new_base: NewBase, tokenized: Tokenized, architecture: str
+) -> None:
+    """A base without a head for classes gets another one at every load, unless it is saved."""
+    data, task, base = tokenized(architecture), TASKS[architecture], new_base(architecture)
+    config = make_config({"target_modules": "all-linear"}, task=task, max_steps=2)
+    outcome = trial(config, base=base, data=data)
+    torch.manual_seed(123)
+    other = AUTO_CLASSES[task].from_pretrained(base.spec.source, num_labels=len(data.labels))
+    model = PeftModel.from_pretrained(other, str(outcome.folder.adapter)).eval()
+    loss = row_by_row(model, data.validation, task)
+    assert outcome.result.score == pytest.approx(loss, rel=2e-6)
+
+
+@pytest.mark.parametrize("part", ["encoder.qv", "decoder.mlp", "decoder"])
+@pytest.mark.parametrize("architecture", ["t5", "bart"])
+def test_encoder_and_decoder_train_apart(
+    trial: Trial, new_base: NewBase, tokenized: Tokenized, architecture: str, part: str
+) -> None:
+    config = make_config({"target_modules": part}, task="SEQ_2_SEQ_LM", max_steps=2)
+    outcome = trial(config, base=new_base(architecture), data=tokenized(architecture))
+    assert outcome.result.state is TrialState.COMPLETE, outcome.result.error
+    names = load_file(outcome.folder.adapter / "adapter_model.safetensors")
+    assert names
+    assert all(f".{part.partition('.')[0]}." in name for name in names)
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "t5", "bert"])

@@ -114,6 +114,8 @@ def _predictions(
             return model(input_ids=ids).logits, labels
         if task == "SEQ_2_SEQ_LM":
             return model(input_ids=ids, labels=labels).logits[0], labels[0]
+        if task == "TOKEN_CLS":
+            return model(input_ids=ids).logits[0], labels[0]
         return model(input_ids=ids).logits[0, :-1], labels[0, 1:]
 
 

@@ -1,6 +1,7 @@
 # make search     the example search on a real model, from nothing to a ranked leaderboard
 # make test       the tests
 # make test-slow  those that take minutes: twenty kills over one search, a disk that fills up
+# make test-browser  those that open pages in Chromium, which must be there: apt-get install chromium
 # make check      ruff and mypy
 # make bench      whole searches against peers: hours on two idle cores; DATA=pairs.jsonl
 #
@@ -15,7 +16,7 @@ TORCH ?= $(shell grep ^torch== constraints.txt)
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml README.md $(shell find __init__.py spaces trainer reports search cli -name '*.py' -o -name '*.yaml')
 
-.PHONY: search test test-slow check bench clean
+.PHONY: search test test-slow test-browser check bench clean
 
 search: $(VENV)/.installed
 	$(BIN)/tune-lora search spaces/llama.yaml
@@ -25,6 +26,11 @@ test: $(VENV)/.installed $(VENV)/.dev
 
 test-slow: $(VENV)/.installed $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow
+
+test-browser: $(VENV)/.installed $(VENV)/.dev
+	@for name in chromium chromium-browser google-chrome; do command -v $$name && break; done || \
+		{ echo "test-browser needs Chromium or Chrome on PATH: apt-get install chromium"; exit 2; }
+	$(BIN)/python -m pytest -m browser
 
 check: $(VENV)/.installed $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -24,10 +24,11 @@ from optuna.visualization import (
     plot_slice,
     plot_timeline,
 )
+from plotly.colors import sample_colorscale
 
 from ..spaces.metrics import LOSS, Metric, find_metric
 from ..trainer.result import TrialResult
-from .drawing import Figure
+from .drawing import COLOURS, Figure
 
 _FEW = 4
 """Trials, at least, for figures that compare hyperparameters."""
@@ -143,14 +144,14 @@ def of_hyperparameters(
         add(
             "parallel-coordinates",
             "Every trial as a line",
-            f"Each line is a configuration; its colour is {said}, dark where it is best.",
+            f"Each line is a configuration; its colour is {said}, blue where it is low.",
             lambda: _parallel(study, varied, said),
         )
     if _RATE in varied and _RANK in varied:
         add(
             "learning-rate-and-rank",
             "Learning rate and rank",
-            f"Interpolated from {count} trials (dots): {said}, dark where it is best.",
+            f"Interpolated from {count} trials (dots): {said}, blue where it is low.",
             lambda: _rate_and_rank(study, said),
         )
     add(
@@ -162,11 +163,22 @@ def of_hyperparameters(
     return made
 
 
+_SCALE = [[0.0, COLOURS[0]], [0.5, "#b0a8b9"], [1.0, COLOURS[1]]]
+"""Of losses, seen on white and on black: Optuna's best are as dark as a dark page."""
+
+
 def _parallel(study: optuna.Study, varied: list[str], said: str) -> go.Figure:
     figure = plot_parallel_coordinate(study, params=varied, target_name=said)
     # Optuna's are small and grey, whatever the figure's own letters are.
     for note in figure.layout.annotations:
         note.font = None
+    for trace in figure.data:
+        if trace.mode == "lines":
+            # Its place on the first axis, from 0 to 1, is the loss's.
+            (trace.line.color,) = sample_colorscale(_SCALE, [trace.y[0]])
+            trace.opacity = 0.7
+        elif trace.marker.colorscale:
+            trace.marker.update(colorscale=_SCALE, reversescale=False)
     return figure.update_xaxes(showline=False, ticks="")
 
 
@@ -178,6 +190,7 @@ def _rate_and_rank(study: optuna.Study, said: str) -> go.Figure:
     low, high = inner[0] / 1.1, inner[-1] * 1.1
     # Optuna's own ends are a twentieth of the range beyond the ranks, which may be below zero.
     surface.y = (low, *inner, high)
+    surface.update(colorscale=_SCALE, reversescale=False)
     few = {"tickvals": inner, "ticktext": [f"{rank:g}" for rank in inner]}
     return figure.update_yaxes(
         type="log",

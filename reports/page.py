@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
+from base64 import b64encode
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from html import escape
 from importlib import resources
 from typing import Any
@@ -47,22 +50,31 @@ def document(title: str, header: str, sections: Iterable[Section]) -> str:
     """
     shown = [section for section in sections if section.body]
     links = "".join(f'<a href="#{s.name}">{escape(s.title)}</a>' for s in shown)
+    scripts = (get_plotlyjs(), _asset("report.js"))
     return "\n".join(
         [
             "<!doctype html>",
             '<html lang="en"><head><meta charset="utf-8">',
+            f'<meta http-equiv="Content-Security-Policy" content="{_policy(scripts)}">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             f"<title>{escape(title)} - tune-lora</title>",
             f"<style>{_asset('report.css')}</style>",
             f"</head><body><header>{header}</header><nav>{links}</nav><main>",
             *_laid_out(shown),
             "</main><footer>Made by tune-lora. Losses in nats; less is better.</footer>",
-            f"<script>{get_plotlyjs()}</script>",
-            f"<script>{_asset('report.js')}</script>",
+            *(f"<script>{script}</script>" for script in scripts),
             "</body></html>",
             "",
         ]
     )
+
+
+def _policy(scripts: Iterable[str]) -> str:
+    """What a browser holds the page to: these scripts and no others, and nothing from elsewhere."""
+    digests = (sha256(script.encode()).digest() for script in scripts)
+    known = " ".join(f"'sha256-{b64encode(digest).decode()}'" for digest in digests)
+    rest = "style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; form-action 'none'"
+    return f"default-src 'none'; script-src {known}; {rest}"
 
 
 def _asset(name: str) -> str:
@@ -155,7 +167,7 @@ def _cells(board: Leaderboard, row: Row) -> dict[str, Column]:
     cells: dict[str, Column] = {
         "#": _number("" if row.rank is None else str(row.rank), row.rank),
         **(run if len(board.runs) > 1 else {}),
-        "trial": (escape(row.name + default), row.name, "left"),
+        "trial": (escape(row.name + default), row.name, "left name"),
         "state": (state, row.state, "left"),
         board.metric: _number(formats.loss(row.score), row.score),
         **{name: _number(formats.loss(row.value(name)), row.value(name)) for name in further},
@@ -195,7 +207,9 @@ def _text(words: str) -> str:
 
 
 def _number(shown: str, value: float | None) -> Column:
-    return escape(shown), "" if value is None else repr(value), ""
+    # As Python and as JavaScript read it.
+    raw = "" if value is None else "Infinity" if value == math.inf else repr(value)
+    return escape(shown), raw, ""
 
 
 def figure_body(figure: Figure) -> str:

@@ -76,6 +76,8 @@
     const named = data.filter((trace) => trace.name && trace.showlegend !== false).length;
     // Of many, names show where the pointer is.
     if (named > (small ? 3 : 8)) whole.showlegend = false;
+    // A finger on a figure moves the page.
+    if (small) whole.dragmode = false;
     const config = { responsive: true, displayModeBar: false };
     Plotly.react(place, data, themed(whole), config);
     drawn.add(place);

@@ -18,12 +18,14 @@ def needs_chromium(test: object) -> object:
     return pytest.mark.browser(pytest.mark.skipif(CHROMIUM is None, reason=reason)(test))
 
 
-def dump(page: Path, *options: str) -> str:
-    """The document, when its scripts have run for ten seconds of the browser's own time.
+def dump(page: Path, height: int = 800) -> str:
+    """The document, when its scripts have run for five seconds of the browser's own time.
 
-    The window is tall enough for every figure to be in view.
+    Args:
+        page: an HTML file.
+        height: of the window; figures are drawn as they come into view.
     """
     command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
-    command += [f"--user-data-dir={page.parent / 'profile'}", "--window-size=1200,9000"]
-    command += ["--virtual-time-budget=10000", *options, page.as_uri()]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    command += [f"--user-data-dir={page.parent / 'profile'}", f"--window-size=1200,{height}"]
+    command += ["--virtual-time-budget=5000", page.as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=True).stdout

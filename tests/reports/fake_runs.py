@@ -97,3 +97,20 @@ def mixed_run(root: Path) -> RunFolder:
         result(10, 1.5, TrialState.PRUNED, step=9),
     ]
     return make_run(root, results, adapters=[4])
+
+
+def many_sizes(root: Path) -> RunFolder:
+    """Numbers of every order: what a reader gets is rounded and has units."""
+    results = [
+        result(0, 123.456789, baseline=True, seconds=59.6, tokens_per_second=0.04321),
+        result(1, 0.00004, seconds=3599.4, tokens_per_second=1234.5, trainable=999),
+        result(2, 710.5, seconds=3599.6, tokens_per_second=123_456.0, trainable=999_499),
+        result(3, 2.00005, seconds=86_400.0, tokens_per_second=999.4, trainable=999_500),
+        result(4, 1.99995, seconds=0.2, tokens_per_second=None, trainable=1_234_567_890),
+        result(5, 1.5, trainable=12_345, peak_memory_bytes=1023, lora={"lora_dropout": 0.1 / 3}),
+        result(6, 1.25, trainable=12_345, peak_memory_bytes=1_073_200_000),
+        result(7, 1.125, peak_memory_bytes=2**40 + 1, gpu_memory_bytes=79_999_999_999),
+        result(8, 1.0, train={"learning_rate": 1.23456e-5, "num_train_epochs": 3}),
+        result(9, 0.9, lora={"use_rslora": True, "r": 1024}, step=9),
+    ]
+    return make_run(root, results)

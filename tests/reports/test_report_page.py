@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import re
-import shutil
-import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,7 +12,7 @@ from typing import Any
 
 import optuna
 import pytest
-from fake_runs import HORIZON, make_run, mixed_run, result
+from fake_runs import HORIZON, make_run, many_sizes, mixed_run, result
 from hypothesis import given
 from hypothesis import strategies as st
 from optuna.distributions import (
@@ -25,6 +22,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 from optuna.trial import create_trial
+from page_rows import Cell, check_rows, rows_of
 from tune_lora.reports import build, to_json
 from tune_lora.reports.edges import at_edges
 from tune_lora.reports.figures import figures, pareto
@@ -34,7 +32,6 @@ from tune_lora.spaces import load_space
 from tune_lora.trainer.folder import RunFolder, write_text
 from tune_lora.trainer.result import Evaluation, TrialResult, TrialState
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 SPACE = """
 model: {name: m}
 data: {train: d.jsonl}
@@ -135,57 +132,33 @@ def searched(root: Path, count: int = 12) -> RunFolder:
     return run
 
 
-def test_every_number_is_the_leaderboards(tmp_path: Path) -> None:
+@pytest.mark.parametrize("make", [mixed_run, many_sizes, searched])
+def test_every_number_is_the_leaderboards(
+    tmp_path: Path, make: Callable[[Path], RunFolder]
+) -> None:
+    run = make(tmp_path / "run")
+    board = build(run)
+    check_rows(rows_of(to_html(run, board)), json.loads(to_json(board)))
+
+
+def test_the_check_of_numbers_takes_new_columns_and_refuses_wrong_ones(tmp_path: Path) -> None:
     run = mixed_run(tmp_path / "run")
-    rows = json.loads(to_json(build(run)))["rows"]
-    shown = page_of(run).table()
-    assert len(shown) == len(rows)
-    keys = {
-        "#": "rank",
-        "eval_loss": "eval_loss",
-        "perplexity": "perplexity",
-        "gain over base": "gain_over_base",
-        "trainable": "trainable_parameters",
-        "tokens/s": "tokens_per_second",
-        "time": "seconds",
-        "peak memory": "peak_memory_bytes",
-    }
-    for cells, row in zip(shown, rows, strict=True):
-        for column, key in keys.items():
-            value = cells[column]
-            assert (float(value) if value else None) == row[key], (row["name"], column)
-        assert cells["trial"] == row["name"]
-        assert cells["state"] == row["state"]
-        rate = cells["learning_rate"]
-        assert (float(rate) if rate else None) == row["params"].get("learning_rate")
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
-def test_a_browser_draws_every_figure_and_sorts_and_filters(tmp_path: Path) -> None:
-    """What stands in the page after its scripts have run, in a window that is tall enough."""
-    run = searched(tmp_path / "run")
-    # Sort by learning rate, downwards; then only those that were stopped, and only r 8 of them.
-    act = """
-    <script>
-    const head = [...document.querySelectorAll("#rows button")].find(
-      (button) => button.textContent === "learning_rate");
-    head.click(); head.click();
-    document.querySelector("#state").value = "PRUNED";
-    document.querySelector("#state").dispatchEvent(new Event("change"));
-    </script></body>"""
-    page = tmp_path / "page.html"
-    page.write_text(to_html(run, build(run)).replace("</body>", act), encoding="utf-8")
-    command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
-    command += ["--window-size=1200,9000", "--virtual-time-budget=20000", f"file://{page}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    drawn = re.findall(r"<div[^>]*js-plotly-plot[^>]*>", done.stdout)
-    assert len(drawn) == len(page_of(run).figures) >= 8
-    body = done.stdout.split("<tbody>")[1].split("</tbody>")[0]
-    visible = [row for row in body.split("<tr")[1:] if not re.match(r"[^>]*\shidden", row)]
-    names = [re.findall(r'data-value="trial-([0-9]+)"', row) for row in visible]
-    numbers = [int(name) for found in names for name in found]
-    assert numbers == [11, 9, 7, 5, 3, 1]
-    assert "6 of 13 rows" in done.stdout
+    board = build(run)
+    data = json.loads(to_json(board))
+    rows = rows_of(to_html(run, board))
+    for row, values in zip(rows, data["rows"], strict=True):
+        values["metrics"] = {"exact_match": 0.123456}
+        row["exact match"] = Cell("12.3%", "0.123456")
+    check_rows(rows, data)
+    good = rows[3]["exact match"]
+    for wrong in (Cell("12.3%", "0.123457"), Cell("12.4%", "0.123456"), Cell("0.123%", good.raw)):
+        rows[3]["exact match"] = wrong
+        with pytest.raises(AssertionError):
+            check_rows(rows, data)
+    rows[3]["exact match"] = good
+    rows[0]["eval_loss"] = rows[0]["eval_loss"]._replace(shown="0.4121")
+    with pytest.raises(AssertionError, match=r"0\.4120"):
+        check_rows(rows, data)
 
 
 def test_nothing_is_fetched(tmp_path: Path) -> None:
@@ -245,6 +218,10 @@ def test_figures_show_what_the_trials_did(tmp_path: Path) -> None:
     assert curves["trial-0010"]["line"]["width"] == 3
     legend = [trace["name"] for trace in drawn if trace.get("showlegend")]
     assert sorted(legend) == ["best: trial-0010", "complete", "stopped early"]
+    lines = [t for t in figures["parallel-coordinates"]["data"] if t["mode"] == "lines"]
+    ends = {line["y"][0]: line["line"]["color"] for line in lines}
+    assert len(lines) == 12
+    assert (ends[0.0], ends[1.0]) == ("rgb(11, 107, 203)", "rgb(217, 84, 30)")
     # Compared are losses at step 9, where all were, and not each trial's best.
     slices = figures["slices"]
     assert slices["layout"]["yaxis"]["title"]["text"] == "eval_loss at step 9"

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..spaces.metrics import LOSS
+
 AUTO_CLASSES = {
     "CAUSAL_LM": "AutoModelForCausalLM",
     "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM",
@@ -19,7 +21,7 @@ _QUANTIZATIONS = ("none", "nf4")
 
 @dataclass(frozen=True)
 class CardScores:
-    """Losses on the validation rows, in nats; None for what was not measured.
+    """Losses on the validation rows, in nats, and further metrics; None for what was not measured.
 
     Attributes:
         eval_loss: the trial's best evaluation, of which this is the adapter.
@@ -29,8 +31,11 @@ class CardScores:
         merged: scored after the adapter was added into the base weights.
         nf4: of the merged model in 4 bits.
         gguf: of the merged model as a GGUF file.
+        expected: what trials were judged by (``CardFacts.metric``), its mean over fresh seeds.
         base: of the untouched base model.
         default: of the default configuration.
+        further: by name, what else was measured of the adapter, the base model and the default
+            configuration.
     """
 
     eval_loss: float
@@ -40,8 +45,12 @@ class CardScores:
     merged: float | None = None
     nf4: float | None = None
     gguf: float | None = None
+    expected: float | None = None
     base: float | None = None
     default: float | None = None
+    further: Mapping[str, tuple[float | None, float | None, float | None]] = field(
+        default_factory=dict
+    )
 
 
 @dataclass(frozen=True)
@@ -92,6 +101,11 @@ class CardFacts:
     labels: tuple[str, ...] = ()
     prompt: str = "Hello"
     homepage: str = ""
+
+    @property
+    def metric(self) -> str:
+        """What trials were judged by."""
+        return str(self.search.get("metric", LOSS))
 
     def __post_init__(self) -> None:
         for key, value, valid in (

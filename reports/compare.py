@@ -14,7 +14,7 @@ from ..spaces.values import KEYWORDS
 from ..trainer.folder import RunFolder
 from ..trainer.result import TrialResult
 from . import formats
-from .leaderboard import Leaderboard, build, merge
+from .leaderboard import Leaderboard, build, comparable, merge
 from .render import to_json
 from .rows import Row
 
@@ -72,7 +72,8 @@ def compare(runs: Sequence[RunFolder]) -> Comparison:
     """
     boards = [build(run) for run in runs]
     board = merge(boards)
-    standings = [_standing(name, alone) for name, alone in zip(board.runs, boards, strict=True)]
+    alone = zip(board.runs, comparable(boards), strict=True)
+    standings = [_standing(name, own) for name, own in alone]
     costs = {row.run: row.cost for row in reversed(board.rows) if row.rank is not None}
     standings.sort(key=lambda s: costs.get(s.run, math.inf))
     results = tuple(tuple(run.results()) for run in runs)

@@ -80,7 +80,7 @@ def caption(rows: Sequence[Row]) -> str:
     )
     if any(row.tie for row in rows):
         said += (
-            f" Those that tie cannot be told apart from the lowest mean (Tukey's range test, "
+            f" Those that tie cannot be told apart from the best mean (Tukey's range test, "
             f"{LEVEL:.0%}); of them the one with the fewest trainable parameters comes first."
         )
     return said

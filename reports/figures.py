@@ -80,6 +80,7 @@ def _curves(board: Leaderboard, results: Sequence[TrialResult]) -> Figure:
         figure.add_trace(
             _course(
                 result,
+                board.metric,
                 name=look.words,
                 legendgroup=look.words,
                 legendrank=1000 - look.width,
@@ -128,6 +129,7 @@ def courses(board: Leaderboard, results: Sequence[Sequence[TrialResult]]) -> Fig
             figure.add_trace(
                 _course(
                     result,
+                    board.metric,
                     name=name,
                     text=result.name,
                     legendgroup=name,
@@ -143,11 +145,11 @@ def courses(board: Leaderboard, results: Sequence[Sequence[TrialResult]]) -> Fig
     return Figure("learning-curves", "Learning curves", said, figure)
 
 
-def _course(result: TrialResult, **style: Any) -> go.Scatter:
+def _course(result: TrialResult, metric: str, **style: Any) -> go.Scatter:
     """A trial's evaluations; those that are not finite leave a gap."""
     return go.Scatter(
         x=[evaluation.step for evaluation in result.evaluations],
-        y=[finite(evaluation.value(result.metric)) for evaluation in result.evaluations],
+        y=[finite(evaluation.value(metric)) for evaluation in result.evaluations],
         mode="lines+markers",
         **style,
     )

@@ -1,11 +1,11 @@
 """The ranking of a run's trials, and the joint ranking of several runs.
 
 Less loss is better, or more of a metric of which more is. COMPLETE and PRUNED trials are ranked
-together, each by its best evaluation; of equal scores, the one with fewer trainable parameters
-comes first. Configurations that were trained again on fresh seeds come before all others, by their
-means; of those that tie with the best, the one with the fewest trainable parameters; one that
-failed on a seed is behind them. The base model stands among the trials, without a rank, at the
-place of its score: what is below it, tuning made worse.
+together, each by its best evaluation; of equal scores, the one with less loss, and then the one
+with fewer trainable parameters, comes first. Configurations that were trained again on fresh seeds
+come before all others, by their means; of those that tie with the best, the one with the fewest
+trainable parameters; one that failed on a seed is behind them. The base model stands among the
+trials, without a rank, at the place of its score: what is below it, tuning made worse.
 """
 
 from __future__ import annotations
@@ -127,11 +127,14 @@ def build(run: RunFolder) -> Leaderboard:
 def merge(boards: Sequence[Leaderboard]) -> Leaderboard:
     """Rank the trials of several runs together; each run's base and default rows stay.
 
+    Runs that are ranked by different metrics are ranked by what all have: the loss.
+
     Args:
         boards: from ``build``; runs of the same name are told apart by a number.
 
     Returns:
-        A board whose ``warnings`` say so if the runs' data differ or are not known to be equal.
+        A board whose ``warnings`` say so if the runs' metrics differ, or their data do or are not
+        known to be equal.
 
     Raises:
         ValueError: no boards.
@@ -139,13 +142,15 @@ def merge(boards: Sequence[Leaderboard]) -> Leaderboard:
     if not boards:
         raise ValueError("merge: give at least one leaderboard")
     names = _distinct([board.name for board in boards])
+    metrics = _metrics_warning(dict(zip(names, (b.metric for b in boards), strict=True)))
+    boards = comparable(boards)
     rows = [
         replace(row, run=name)
         for name, board in zip(names, boards, strict=True)
         for row in board.rows
     ]
     warning = _data_warning(dict(zip(names, (_fingerprint(b.about) for b in boards), strict=True)))
-    kept = [text for board in boards for text in board.warnings]
+    kept = [text for board in boards for text in board.warnings] + ([metrics] if metrics else [])
     return Leaderboard(
         name=" + ".join(names),
         metric=boards[0].metric,
@@ -154,6 +159,35 @@ def merge(boards: Sequence[Leaderboard]) -> Leaderboard:
         runs=names,
         warnings=(*kept, *([warning] if warning else [])),
     )
+
+
+def comparable(boards: Sequence[Leaderboard]) -> tuple[Leaderboard, ...]:
+    """The boards as they are where one metric ranks all of them, else each ranked by its losses.
+
+    A trial's loss is then that of the adapter which its own metric chose.
+    """
+    if len({board.metric for board in boards}) == 1:
+        return tuple(boards)
+    return tuple(replace(b, metric=LOSS, rows=_ranked(_by_loss(b))) for b in boards)
+
+
+def _by_loss(board: Leaderboard) -> list[Row]:
+    before = None if board.base is None else board.base.eval_loss
+    found = []
+    for row in board.rows:
+        if row.metric != LOSS:
+            own = row.eval_loss
+            gain = None if before is None or own is None else before - own
+            row = replace(row, score=own, gain_over_base=gain, confirmed=None)
+        found.append(replace(row, metric=LOSS, rank=None, tie=False))
+    return found
+
+
+def _metrics_warning(metrics: Mapping[str, str]) -> str | None:
+    if len(set(metrics.values())) == 1:
+        return None
+    each = ", ".join(f"{name}: {metric}" for name, metric in metrics.items())
+    return f"the runs chose by different metrics ({each}), and are ranked by {LOSS} here"
 
 
 def _ranked(rows: Iterable[Row]) -> tuple[Row, ...]:
@@ -194,7 +228,7 @@ def _tied(given: Sequence[Row]) -> set[tuple[str, str]]:
 def _order(row: Row) -> tuple[float, ...]:
     """Of a row with a score."""
     size = math.inf if row.trainable_parameters is None else row.trainable_parameters
-    own = (row.cost, size, _number(row))
+    own = (*row.merit, size, _number(row))
     if row.confirmed is None:
         return (3, *own)
     if row.confirmed.failed:

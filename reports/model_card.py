@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from ..spaces.metrics import LOSS
 from ..trainer.result import perplexity
 from . import formats
 from .card_facts import CardFacts, CardScores
@@ -27,6 +28,7 @@ _PIPELINES = {
     "SEQ_CLS": "text-classification",
     "TOKEN_CLS": "token-classification",
 }
+_FRESH = "its configuration on fresh seeds, the mean"
 _HUB_ID = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*", re.ASCII)
 
 
@@ -88,6 +90,7 @@ def _scores(facts: CardFacts) -> str:
         ("merged, scored again", scores.merged),
         ("merged-nf4, scored again", scores.nf4),
         (f"{facts.gguf}, scored again", scores.gguf),
+        (_FRESH, scores.expected if facts.metric == LOSS else None),
         ("base model", scores.base),
         ("default configuration", scores.default),
     ]
@@ -99,7 +102,22 @@ def _scores(facts: CardFacts) -> str:
         text += f"\n**{other}**\n"
     for words in large_differences(scores, facts.quantization):
         text += f"\n- {words}"
-    return text.rstrip("\n") + "\n"
+    return text.rstrip("\n") + f"\n{_further(scores, facts.metric)}"
+
+
+def _further(scores: CardScores, metric: str) -> str:
+    """Metrics beyond the loss."""
+    rows = [
+        (f"{name} (what trials were judged by)" if name == metric else name, *values)
+        for name, values in scores.further.items()
+    ]
+    if metric != LOSS and scores.expected is not None:
+        rows.append((f"{metric}, {_FRESH}", scores.expected, None, None))
+    if not rows:
+        return ""
+    cells = [(name, *map(formats.loss, values)) for name, *values in rows]
+    headings = ("validation", "this adapter", "base model", "default configuration")
+    return f"\n{table(headings, cells, ('left', 'right', 'right', 'right'))}"
 
 
 def _score_row(name: str, loss: float, adapter: float) -> tuple[str, str, str, str]:

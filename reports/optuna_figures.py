@@ -129,7 +129,8 @@ def of_hyperparameters(
         figure.update_layout(title=None)
         made.append(Figure(name, title, caption, figure))
 
-    if len(varied) > 1:
+    # Of values that are all alike there is no variance to share out.
+    if len(varied) > 1 and len({trial.value for trial in complete}) > 1:
         evaluator = FanovaImportanceEvaluator(n_trees=_TREES, seed=_SEED)
         few = " So few trials say little: take it as a hint." if count < 20 else ""
         add(

@@ -20,6 +20,7 @@ SHOWN_ALWAYS = ("r", "lora_alpha", "target_modules", "learning_rate")
 
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _ERROR_LENGTH = 200
+_UNEVALUATED = "it ended before its first evaluation"
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,11 @@ class Row:
     def cost(self) -> float:
         """``score`` turned so that less is better; infinite where there is none."""
         return math.inf if self.score is None else cost_of(self.metric, self.score)
+
+    @property
+    def merit(self) -> tuple[float, float]:
+        """``cost``, and the loss there, which tells equal ones apart; less is better."""
+        return self.cost, math.inf if self.eval_loss is None else self.eval_loss
 
     @property
     def expected_cost(self) -> float:
@@ -198,7 +204,7 @@ def base_row(base: BaseScore, run: str, metric: str = LOSS) -> Row:
         peak_memory_bytes=None,
         gpu_memory_bytes=None,
         gpu_utilization=None,
-        error=None if score is not None else f"its score is {base.value(metric)}",
+        error=None if score is not None else _missing(metric, base.value(metric)),
         has_adapter=False,
         run=run,
     )
@@ -246,8 +252,12 @@ def _reason(result: TrialResult) -> str | None:
     if result.state is TrialState.LOST:
         return "its worker died"
     if result.state.ranked and result.score is None:
-        return "it ended before its first evaluation"
+        return _missing(result.metric) if result.evaluations else _UNEVALUATED
     return None
+
+
+def _missing(metric: str, value: float | None = None) -> str:
+    return f"its {metric} came to nothing" if value is None else f"its score is {value}"
 
 
 def _gain(metric: str, score: float | None, base: BaseScore | None) -> float | None:

@@ -105,6 +105,7 @@ def _columns(board: Leaderboard, rows: tuple[Row, ...]) -> list[_Column]:
         made("\N{GREEK SMALL LETTER ALPHA}", lambda row: _param(row, "lora_alpha")),
         made("targets", lambda row: _param(row, "target_modules"), False),
         made("lr", _rate),
+        *(_measured(name, rows) for name in board.further_metrics),
         made("trainable", lambda row: formats.count(row.trainable_parameters)),
         made("tok/s", _tokens),
         made("GPU mem" if gpu else "peak mem", lambda row: formats.size(_memory(row, gpu))),
@@ -131,13 +132,13 @@ def _test(row: Row) -> float | None:
     return None if row.confirmed is None else row.confirmed.test_mean
 
 
+def _measured(name: str, rows: tuple[Row, ...]) -> _Column:
+    return _Column(name.replace("_", " "), tuple(formats.loss(row.value(name)) for row in rows))
+
+
 def _extras(board: Leaderboard, rows: tuple[Row, ...]) -> list[_Column]:
     names = [name for name in board.param_names if name not in SHOWN_ALWAYS]
-    measured = [
-        _Column(name.replace("_", " "), tuple(formats.loss(row.value(name)) for row in rows))
-        for name in board.further_metrics
-    ]
-    return measured + [
+    return [
         _Column(name, tuple(formats.printable(_param(row, name)) for row in rows)) for name in names
     ]
 

@@ -55,7 +55,7 @@ def finalists(rows: Iterable[Row], top: int) -> tuple[int, ...]:
     """
     found: dict[str, int] = {}
     ranked = (row for row in rows if row.rankable and row.has_adapter)
-    for row in sorted(ranked, key=lambda row: (row.cost, row.trainable_parameters, row.trial)):
+    for row in sorted(ranked, key=lambda row: (row.merit, row.trainable_parameters, row.trial)):
         assert row.trial is not None
         found.setdefault(configuration(row.settings), row.trial)
     return tuple(islice(found.values(), top))

@@ -33,6 +33,7 @@ from .bounds import MemoryBounds
 from .layout import Layout, settle_layout
 from .ledger import Ledger
 from .live import Display, make_display
+from .measures import measures_said
 from .preflight import Preflight, preflight
 from .resources import Allocation, allocate, disk_budget, visible_cores
 from .settle import settle_unpacking, settle_workers
@@ -428,6 +429,7 @@ def _say_plan(
         *data_lines(space.data, ready.data.stats),
         f"search: {search.trials} trials of {space.rungs()[-1]} steps, {search.sampler} sampler, "
         f"{scheduler}, evaluated at {rungs}; {layout.allocation}",
+        *([f"metric: {said}"] if (said := measures_said(space)) else []),
         *([f"layout: {layout.reason}"] if layout.reason else []),
     ]
     console.print("\n".join(lines), highlight=False, soft_wrap=True, markup=False)

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..reports import CardFacts, CardScores, Leaderboard, Row, build, model_card
 from ..spaces import ModelBlock, Space, load_space
+from ..spaces.metrics import LOSS
 from ..trainer.data import TokenizedData
 from ..trainer.errors import TrialError
 from ..trainer.export import Forms, Recipe, Rescore, export_adapter, sample_prompt
@@ -125,9 +126,22 @@ def _scores(board: Leaderboard, row: Row, scores: Rescore) -> CardScores:
         merged=scores.merged,
         nf4=scores.nf4,
         gguf=scores.gguf,
+        expected=None if row.confirmed is None else row.confirmed.mean,
+        further=_further(board, row),
         base=None if board.base is None else board.base.eval_loss,
         default=None if board.default is None else board.default.eval_loss,
     )
+
+
+def _further(
+    board: Leaderboard, row: Row
+) -> dict[str, tuple[float | None, float | None, float | None]]:
+    """Metrics beyond the loss: of the trial, the base model and the default configuration."""
+    names = [name for name in (board.metric, *board.further_metrics) if name != LOSS]
+    others = (board.base, board.default)
+    return {
+        name: (row.value(name), *(o.value(name) if o else None for o in others)) for name in names
+    }
 
 
 def _facts(space: Space, board: Leaderboard, row: Row, scores: CardScores) -> CardFacts:

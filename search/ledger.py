@@ -245,7 +245,7 @@ class Ledger:
         """Drop the weights of ended trials that are not among the best."""
         self._weighty |= {result.number: result for result in ended}
         scored = [r for r in self._weighty.values() if r.state.ranked and r.score is not None]
-        scored.sort(key=lambda result: (result.cost, result.trainable_parameters, result.number))
+        scored.sort(key=lambda result: (result.merit, result.trainable_parameters, result.number))
         kept = {result.number for result in scored[: self.space.search.keep_adapters]}
         for result in ended:
             self.run.trial(result.number).drop_checkpoint()

@@ -74,7 +74,7 @@ class Progress:
             for result in self.results.values()
             if result.score is not None and (result.state.ranked or not result.state.finished)
         ]
-        return min(scored, key=lambda r: r.cost, default=None)
+        return min(scored, key=lambda r: r.merit, default=None)
 
     @property
     def ended(self) -> int:
@@ -209,7 +209,9 @@ class PlainLines:
             return f"{head}  started   {describe(result.config)}{kind}"
         step = f"step {result.step:>3}/{progress.horizon}"
         if result.state is TrialState.RUNNING:
-            return f"{head}  {step}  {result.metric} {_value(result)}"
+            loss = f"  {LOSS} {result.evaluations[-1].eval_loss:.4f}"
+            besides = "" if result.metric == LOSS else loss
+            return f"{head}  {step}  {result.metric} {_value(result)}{besides}"
         score = f"  {result.metric} {result.score:.4f}" if result.score is not None else ""
         best = f"  best so far {progress.best.score:.4f}" if progress.best else ""
         eta = progress.eta()

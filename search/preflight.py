@@ -19,8 +19,9 @@ from ..trainer.data import TokenizedData, tokenize
 from ..trainer.errors import TrialError
 from ..trainer.folder import RunFolder
 from ..trainer.inputs import inputs_digest
-from ..trainer.metrics import own_metric
+from ..trainer.metrics import Measures, check_references, own_metric
 from ..trainer.targets import adapter_parameters, resolve_targets
+from .measures import measures_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -70,6 +71,7 @@ def preflight(space: Space, run: RunFolder | None = None) -> Preflight:
     data = found or replace(tokenize(space.data, model.task, load_tokenizer(spec)), inputs=inputs)
     if run is not None and run.about.is_file():
         _check_same(space, data, run)
+    _check_json(space, spec, data)
     if model.task in CLASSIFIERS:
         spec = _with_labels(spec, space, data)
     modules = _meta_model(space, spec)
@@ -84,6 +86,14 @@ def _check_metrics(space: Space) -> None:
         for name in names:
             if find_metric(name).source == "own":
                 own_metric(name, str(Path.cwd()), key)
+
+
+def _check_json(space: Space, spec: BaseSpec, data: TokenizedData) -> None:
+    wanted = measures_of(space)
+    if "json_f1" in wanted.get("names", ()):
+        key = "search.metric" if space.search.metric == "json_f1" else "search.metrics"
+        measures = Measures.from_dict(wanted)
+        check_references(data.validation, load_tokenizer(spec), spec.task, measures, key)
 
 
 def _check_same(space: Space, data: TokenizedData, run: RunFolder) -> None:

@@ -82,10 +82,10 @@ class Halving(AsyncHyperBandScheduler):  # type: ignore[misc]
         sizes = [wanted.reduction_factor**s / (s + 1) for s in reversed(range(brackets))]
         self._shares, self._dealt = [size / sum(sizes) for size in sizes], list[int]()
         for result in earlier:
-            losses = {e.step: e.cost(result.metric) for e in result.evaluations}
+            costs = _costs(result)
             for milestone, recorded in self._rungs(result.number):
-                if milestone in losses:
-                    recorded[_earlier(result.number)] = -losses[milestone]
+                if milestone in costs:
+                    recorded[_earlier(result.number)] = -costs[milestone]
 
     def bracket(self, number: int) -> int:
         """The bracket of trial ``number``: always the one that is furthest behind its share."""
@@ -145,7 +145,7 @@ class Median(MedianStoppingRule):  # type: ignore[misc]
             min_time_slice=math.inf,
         )
         for result in earlier:
-            found = [{"step": e.step, "cost": e.cost(result.metric)} for e in result.evaluations]
+            found = [{"step": step, "cost": cost} for step, cost in _costs(result).items()]
             if found:
                 self._results[_earlier(result.number)] = found
 
@@ -211,7 +211,9 @@ class Population(PopulationBasedTraining):  # type: ignore[misc]
             for number, result in self._ledger.results.items()
             if result.evaluations and not result.state.finished and not result.baseline
         }
-        return quantiles(running, self._wanted.quantile)
+        # One whose metric came to nothing is neither good nor bad.
+        known = {number: cost for number, cost in running.items() if math.isfinite(cost)}
+        return quantiles(known, self._wanted.quantile)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: Report) -> str:
         """Let a trial of the worst take over from one of the best."""
@@ -282,6 +284,12 @@ def quantiles(losses: Mapping[int, float], share: float) -> tuple[list[int], lis
     ranked = sorted(losses, key=lambda number: -losses[number])
     count = min(math.ceil(len(ranked) * share), len(ranked) // 2)
     return ranked[:count], ranked[len(ranked) - count :]
+
+
+def _costs(result: TrialResult) -> dict[int, float]:
+    """By step, what the trial had at its evaluations, without those where it had nothing."""
+    found = {e.step: e.cost(result.metric) for e in result.evaluations}
+    return {step: cost for step, cost in found.items() if math.isfinite(cost)}
 
 
 def _spared(action: Any, result: Report) -> str:

@@ -23,6 +23,7 @@ from ..trainer.config import TrialConfig
 from ..trainer.errors import TrialError
 from ..trainer.result import TrialResult, TrialState
 from .baseline import baseline_values
+from .measures import measures_of
 from .priors import prior_params
 from .samplers import Exhaustive, make_sampler, make_spare
 
@@ -250,16 +251,6 @@ class Study:
             OptunaState.FAIL,
         )
         return self._study.get_trials(deepcopy=False, states=wanted)
-
-
-def measures_of(space: Space) -> dict[str, Any]:
-    """What the space wants measured besides the loss: fields of ``metrics.Measures``."""
-    search = space.search
-    names = dict.fromkeys((search.metric, *search.metrics))
-    further = [name for name in names if find_metric(name).source != "loss"]
-    if not further:
-        return {}
-    return {"names": further, **search.generation.model_dump(), "folder": str(Path.cwd())}
 
 
 def _config(frozen: FrozenTrial) -> TrialConfig:

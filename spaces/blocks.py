@@ -14,6 +14,7 @@ from pydantic import Field, Tag
 
 from .domains import Value
 from .fixed import Block, Count, Name, Share, unwrap, word_of
+from .metrics import MetricName
 from .schedulers import AshaScheduler, Scheduler
 
 
@@ -137,10 +138,10 @@ class SearchBlock(Block):
 
     trials: Count = 16
     """Trials in all, the baseline included."""
-    metric: Name = "eval_loss"
+    metric: MetricName = "eval_loss"
     """What trials are ranked by: `eval_loss`, `perplexity`, `exact_match`, `bleu`, `rouge1`,
     `rouge2`, `rougeL`, `json_valid`, `json_f1`, `accuracy`, `f1`, or your own `module:function`."""
-    metrics: list[Name] = Field(default_factory=list)
+    metrics: list[MetricName] = Field(default_factory=list)
     """What else is measured at each evaluation, and shown."""
     generation: GenerationBlock = Field(default_factory=GenerationBlock)
     """How many answers such metrics are of, and how long these may be."""

@@ -46,6 +46,7 @@ _WORDS: Final[Mapping[str, str]] = {
     "bool_type": "true or false",
     "string_too_short": "a string that is not empty",
     "dict_type": "a mapping",
+    "list_type": "a list",
     "model_type": "a mapping",
     "model_attributes_type": "a mapping",
     "none_required": "null",

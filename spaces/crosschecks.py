@@ -104,12 +104,17 @@ def check_metrics(search: SearchBlock, model: ModelBlock, log: FaultLog) -> None
         try:
             source = find_metric(name).source
         except ValueError as error:
-            log.add(path, name, str(error), nearest(name, METRICS))
+            log.add(path, name, str(error), _metrics_like(name))
             continue
         if source == "answers" and classifies:
             log.add(path, name, f"is of generated answers, and model.task {model.task} gives none")
         if source == "classes" and not classifies:
             log.add(path, name, f"is of classes, and model.task {model.task} has none")
+
+
+def _metrics_like(name: str) -> tuple[str, ...]:
+    known = {metric.lower(): metric for metric in METRICS}
+    return tuple(known[word] for word in nearest(name.lower().replace("-", ""), known))
 
 
 def check_confirm(search: SearchBlock, log: FaultLog) -> None:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Final, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias
+
+from pydantic import Field, WithJsonSchema
 
 Source: TypeAlias = Literal["loss", "answers", "classes", "own"]
 
@@ -55,6 +57,13 @@ METRICS: Final = {
     )
 }
 """Those that have a name of their own."""
+
+_SCHEMA: Final[dict[str, Any]] = {
+    # Those with a name come first, for editors offer them.
+    "anyOf": [{"enum": [*METRICS]}, {"type": "string", "pattern": f"^{_OWN.pattern}$"}]
+}
+MetricName: TypeAlias = Annotated[str, Field(min_length=1), WithJsonSchema(_SCHEMA)]
+"""A metric's name in a space file; that there is such a one, ``find_metric`` says."""
 
 
 def find_metric(name: str) -> Metric:

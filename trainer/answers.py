@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from .base import BaseModel
 from .encode import IGNORE
+from .memory import out_of_memory
 from .score import collator
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
 
 _GREEDY: Mapping[str, Any] = {
     "do_sample": False,
@@ -36,16 +43,18 @@ class Question:
     reference: str
 
 
-def question(row: Mapping[str, Any], base: BaseModel) -> Question:
-    """The question in a tokenized row; of several supervised parts the first is its answer."""
+def question(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, task: str) -> Question:
+    """The question in a tokenized row; of several supervised parts the first is its answer.
+
+    A row that is supervised from its first token on is asked by that token.
+    """
     ids, labels = row["input_ids"], row["labels"]
-    start = 0
-    if base.spec.task == "CAUSAL_LM":
-        start = next(place for place, label in enumerate(labels) if label != IGNORE)
+    causal, start = task == "CAUSAL_LM", 0
+    if causal:
+        start = next(p for p, label in enumerate(labels) if label != IGNORE and p > 0)
     end = next((p for p in range(start, len(labels)) if labels[p] == IGNORE), len(labels))
-    text = base.tokenizer.decode(labels[start:end], skip_special_tokens=True)
-    prompt = ids[:start] if base.spec.task == "CAUSAL_LM" else ids
-    return Question(tuple(prompt), str(text))
+    text = tokenizer.decode(labels[start:end], skip_special_tokens=True)
+    return Question(tuple(ids[:start] if causal else ids), str(text))
 
 
 def answers(
@@ -65,34 +74,53 @@ def answers(
         base: tokenizer, device and precision.
         prompts: token ids.
         max_new_tokens: at most, the end token included.
-        batch_size: prompts at a time, those of like length together.
+        batch_size: prompts at a time, those of like length together; fewer where memory runs out.
     """
-    causal = base.spec.task == "CAUSAL_LM"
-    pad = base.tokenizer.pad_token_id
     order = sorted(range(len(prompts)), key=lambda place: len(prompts[place]))
     made = [""] * len(prompts)
+    begin, size = 0, batch_size
     with _evaluating(model), torch.no_grad(), base.autocast():
-        for begin in range(0, len(order), batch_size):
-            places = order[begin : begin + batch_size]
-            longest = max(len(prompts[place]) for place in places)
-            ids = torch.full((len(places), longest), pad, dtype=torch.long)
-            mask = torch.zeros_like(ids)
-            for line, place in enumerate(places):
-                own = torch.tensor(prompts[place], dtype=torch.long)
-                at = slice(longest - len(own), longest) if causal else slice(0, len(own))
-                ids[line, at], mask[line, at] = own, 1
-            found = model.generate(
-                input_ids=ids.to(base.device),
-                attention_mask=mask.to(base.device),
-                max_new_tokens=max_new_tokens,
-                pad_token_id=pad,
-                **_GREEDY,
-            )
-            new = found[:, longest:] if causal else found
-            texts = base.tokenizer.batch_decode(new, skip_special_tokens=True)
+        while begin < len(order):
+            places = order[begin : begin + size]
+            texts = _batch(model, base, [prompts[p] for p in places], max_new_tokens)
+            if texts is None:
+                # Here the error is gone, and with it the memory that its traceback kept.
+                size = max(1, len(places) // 2)
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
+                continue
             for place, text in zip(places, texts, strict=True):
                 made[place] = text
+            begin += len(places)
     return made
+
+
+def _batch(
+    model: Any, base: BaseModel, prompts: Sequence[Sequence[int]], max_new_tokens: int
+) -> list[str] | None:
+    """The answers; None where memory is enough for fewer at a time only."""
+    causal, pad = base.spec.task == "CAUSAL_LM", base.tokenizer.pad_token_id
+    longest = max(map(len, prompts))
+    ids = torch.full((len(prompts), longest), pad, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for line, prompt in enumerate(prompts):
+        at = slice(longest - len(prompt), longest) if causal else slice(0, len(prompt))
+        ids[line, at], mask[line, at] = torch.tensor(prompt, dtype=torch.long), 1
+    try:
+        found = model.generate(
+            input_ids=ids.to(base.device),
+            attention_mask=mask.to(base.device),
+            max_new_tokens=max_new_tokens,
+            pad_token_id=pad,
+            **_GREEDY,
+        )
+    except Exception as error:
+        if len(prompts) == 1 or not out_of_memory(error):
+            raise
+        logger.warning("memory is not enough for %d answers at a time", len(prompts))
+        return None
+    new = found[:, longest:] if causal else found
+    return list(base.tokenizer.batch_decode(new, skip_special_tokens=True))
 
 
 def classes(model: Any, base: BaseModel, rows: Any, batch_size: int) -> tuple[list[str], list[str]]:

@@ -12,15 +12,20 @@ import json
 import math
 import statistics
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..spaces import SpaceError
 from ..spaces.metrics import find_metric
 from .answers import answers, classes, question
 from .base import CLASSIFIERS, BaseModel
+from .errors import TrialError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 Texts: TypeAlias = Sequence[str]
 Own: TypeAlias = Callable[[list[str], list[str], list[dict[str, str]]], float]
@@ -61,6 +66,9 @@ def measured(
         rows: tokenized, of any length.
         measures: what to compute; nothing is generated for nothing.
         eval_batch: rows a forward pass of a classifier.
+
+    Raises:
+        TrialError: a metric of the user's own raised, or gave no number.
     """
     if not measures.names:
         return {}
@@ -71,7 +79,9 @@ def measured(
         if own and base.spec.task == "SEQ_CLS":
             prompts = base.tokenizer.batch_decode(rows["input_ids"], skip_special_tokens=True)
     else:
-        asked = [question(row, base) for row in rows.select(range(min(measures.rows, len(rows))))]
+        asked = [
+            question(row, base.tokenizer, base.spec.task) for row in _first(rows, measures.rows)
+        ]
         predictions = answers(
             model,
             base,
@@ -90,6 +100,40 @@ def measured(
     return {name: value for name, value in found.items() if math.isfinite(value)}
 
 
+def _first(rows: Any, count: int) -> Any:
+    return rows.select(range(min(count, len(rows))))
+
+
+def check_references(
+    rows: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    task: str,
+    measures: Measures,
+    key: str,
+) -> None:
+    """Check that ``json_f1``, if it is wanted, has fields to compare.
+
+    Args:
+        rows: tokenized validation rows.
+        tokenizer: of the model.
+        task: peft's task type.
+        measures: what is wanted.
+        key: of the space, for the error.
+
+    Raises:
+        SpaceError: no reference among the rows that are answered is JSON.
+    """
+    if "json_f1" not in measures.names:
+        return
+    asked = [question(row, tokenizer, task) for row in _first(rows, measures.rows)]
+    if all(_parsed(each.reference) is _INVALID for each in asked):
+        rule = (
+            f"compares fields of JSON, and no response of the {len(asked)} validation rows that "
+            f"are answered is JSON; the first, in tokens and back, is {asked[0].reference!r}"
+        )
+        raise SpaceError.single(key, "json_f1", rule)
+
+
 def own_metric(name: str, folder: str, key: str = "search.metrics") -> Own:
     """A metric of the user's own, ``module:function``.
 
@@ -105,22 +149,33 @@ def own_metric(name: str, folder: str, key: str = "search.metrics") -> Own:
         SpaceError: it cannot be imported, or is no function.
     """
     module, _, function = name.partition(":")
-    at_hand = folder in sys.path
-    if not at_hand:
-        sys.path.append(folder)
     try:
-        found = getattr(importlib.import_module(module), function)
-    except AttributeError:
-        raise SpaceError.single(key, name, f"{module} has no {function}") from None
+        with _on_path(folder):
+            imported = importlib.import_module(module)
     except Exception as error:
         rule = f"cannot be imported ({type(error).__name__}: {error}); looked in {Path(folder)} too"
         raise SpaceError.single(key, name, rule) from error
-    finally:
-        if not at_hand:
-            sys.path.remove(folder)
+    found = getattr(imported, function, None)
+    if found is None:
+        place = getattr(imported, "__file__", None)
+        where = f"{module} ({place})" if place else module
+        raise SpaceError.single(key, name, f"{where} has no {function}")
     if not callable(found):
         raise SpaceError.single(key, name, "is no function")
     return found  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _on_path(folder: str) -> Iterator[None]:
+    """Modules in the folder can be imported, if nothing else has their name."""
+    if folder in sys.path:
+        yield
+        return
+    sys.path.append(folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)
 
 
 def _compute(name: str, predicted: Texts, references: Texts, prompts: Texts, folder: str) -> float:
@@ -130,7 +185,13 @@ def _compute(name: str, predicted: Texts, references: Texts, prompts: Texts, fol
         {"prompt": prompt, "prediction": prediction, "reference": reference}
         for prompt, prediction, reference in zip(prompts, predicted, references, strict=True)
     ]
-    return float(own_metric(name, folder)([*predicted], [*references], rows))
+    own = own_metric(name, folder)
+    try:
+        # It may import more from beside it.
+        with _on_path(folder):
+            return float(own([*predicted], [*references], rows))
+    except Exception as error:
+        raise TrialError(f"{name} failed: {type(error).__name__}: {error}") from error
 
 
 def exact_match(predicted: Texts, references: Texts) -> float:
@@ -195,24 +256,37 @@ _INVALID = object()
 
 
 def _parsed(text: str) -> Any:
+    """The JSON in the text; ``_INVALID`` where there is none."""
     try:
-        return json.loads(text)
-    except ValueError:
+        # Python takes NaN and Infinity besides, which are not JSON.
+        return json.loads(text, parse_constant=_refused)
+    except (ValueError, RecursionError):
+        # Also of brackets in brackets without an end, which models are given to.
         return _INVALID
 
 
-def _fields(value: Any, path: tuple[str | int, ...] = ()) -> set[tuple[Any, ...]]:
-    if value is _INVALID:
-        return set()
-    inside: Iterator[tuple[str | int, Any]] | None = None
-    if isinstance(value, dict) and value:
-        inside = iter(value.items())
-    elif isinstance(value, list) and value:
-        inside = iter(enumerate(value))
-    if inside is None:
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        return {(*path, float(value) if number else json.dumps(value))}
-    return set().union(*(_fields(item, (*path, key)) for key, item in inside))
+def _refused(constant: str) -> Any:
+    raise ValueError(constant)
+
+
+def _fields(value: Any) -> set[tuple[Any, ...]]:
+    """Path and value of every leaf; empty mappings and lists are leaves too."""
+    found: set[tuple[Any, ...]] = set()
+    left: list[tuple[tuple[str | int, ...], Any]] = [] if value is _INVALID else [((), value)]
+    while left:
+        path, item = left.pop()
+        inside: Iterable[tuple[str | int, Any]] = ()
+        if isinstance(item, dict):
+            inside = item.items()
+        elif isinstance(item, list):
+            inside = enumerate(item)
+        below = [((*path, key), deeper) for key, deeper in inside]
+        left += below
+        if not below:
+            # 1 equals 1.0, and is not true, which Python takes for 1.
+            number = isinstance(item, int | float) and not isinstance(item, bool)
+            found.add((path, item if number else json.dumps(item)))
+    return found
 
 
 _OF_TEXTS: Mapping[str, Callable[[Texts, Texts], float]] = {

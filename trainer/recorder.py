@@ -109,7 +109,7 @@ class Recorder:
                 **metrics,
             }
         )
-        if evaluation.cost(self._config.metric) < self.result.cost:
+        if self._improves(evaluation):
             self.save(step)
             score = evaluation.value(self._config.metric)
             self.result = replace(self.result, score=score, best_step=step)
@@ -121,6 +121,13 @@ class Recorder:
             # The last evaluation is not put to the vote: the trial has ended anyway, and its
             # final result is what the driver is told.
             self._decide()
+
+    def _improves(self, evaluation: Evaluation) -> bool:
+        """Whether it is the best so far; of equal shares of few answers, the loss decides."""
+        cost, best = evaluation.cost(self._config.metric), self.result.best
+        if best is None or cost != self.result.cost:
+            return cost < self.result.cost
+        return evaluation.eval_loss < best.eval_loss
 
     def _decide(self) -> None:
         patience = self._config.train.get("early_stopping_patience")

@@ -78,7 +78,9 @@ def value_of(metric: str, loss: float, metrics: Mapping[str, float]) -> float | 
     """A metric's value, from the loss or from what else was measured; None where it has none."""
     if metric == LOSS:
         return loss
-    return perplexity(loss) if metric == "perplexity" else metrics.get(metric)
+    if metric == "perplexity":
+        return found if math.isfinite(found := perplexity(loss)) else None
+    return metrics.get(metric)
 
 
 def cost_of(metric: str, value: float) -> float:
@@ -105,8 +107,9 @@ class TrialResult:
         number: the trial's number in the study.
         state: see ``TrialState``.
         config: ``TrialConfig.to_dict()``.
-        score: the best value of ``metric`` so far, None before the first evaluation.
-        best_step: the optimizer step of that evaluation.
+        score: the best value of ``metric`` so far, None before the first evaluation that has one.
+        best_step: the optimizer step of that evaluation; of several with this value, of the one
+            with the lowest loss.
         step: optimizer steps taken.
         evaluations: every evaluation, in order.
         trainable_parameters: of the adapter (and of modules_to_save).
@@ -159,6 +162,11 @@ class TrialResult:
     def cost(self) -> float:
         """``score`` turned so that less is better; infinite where there is none."""
         return math.inf if self.score is None else cost_of(self.metric, self.score)
+
+    @property
+    def merit(self) -> tuple[float, float]:
+        """``cost``, and the loss there, which tells equal ones apart; less is better."""
+        return self.cost, math.inf if self.best is None else self.best.eval_loss
 
     @property
     def best(self) -> Evaluation | None:

@@ -24,17 +24,27 @@ def result(
     error: str | None = None,
     lora: Mapping[str, Any] | None = None,
     train: Mapping[str, Any] | None = None,
+    metric: str = "eval_loss",
+    loss: float = 1.0,
+    metrics: Mapping[str, float] | None = None,
     **measured: Any,
 ) -> TrialResult:
-    """A trial that took ``step`` steps, its best evaluation the last."""
+    """A trial that took ``step`` steps, its best evaluation the last.
+
+    Judged by another metric than the loss, it has this loss there; ``metrics`` are further ones.
+    """
     config = TrialConfig(
         number=number,
         task="CAUSAL_LM",
         lora={"r": 8, "lora_alpha": 16, "target_modules": "qv", **(lora or {})},
         train={"learning_rate": 2e-4, "max_steps": HORIZON, "seed": 0, **(train or {})},
         rungs=(3, 9, HORIZON),
+        metric=metric,
         baseline=baseline,
     )
+    others = dict(metrics or {})
+    if metric != "eval_loss" and score is not None:
+        others[metric] = score
     fields: dict[str, Any] = {
         "tokens": 40_000,
         "seconds": 125.5,
@@ -49,7 +59,9 @@ def result(
         score=score,
         best_step=None if score is None else step,
         step=step,
-        evaluations=() if score is None else (Evaluation(step, score, 60.0),),
+        evaluations=()
+        if score is None
+        else (Evaluation(step, score if metric == "eval_loss" else loss, 60.0, others),),
         trainable_parameters=trainable,
         total_parameters=200_000_000 if trainable else 0,
         error=error,
@@ -62,6 +74,7 @@ def make_run(
     results: Iterable[TrialResult],
     *,
     base: float | None = 2.34,
+    base_metrics: Mapping[str, float] | None = None,
     fingerprint: str | None = "f" * 64,
     adapters: Iterable[int] = (),
 ) -> RunFolder:
@@ -72,7 +85,8 @@ def make_run(
     for number in adapters:
         run.trial(number).adapter.mkdir(parents=True)
     if base is not None:
-        run.write_base(BaseScore(base, rows=64, tokens=900, seconds=12.0))
+        measured = dict(base_metrics or {})
+        run.write_base(BaseScore(base, rows=64, tokens=900, seconds=12.0, metrics=measured))
     data = {"source": "builtin:extraction"}
     if fingerprint is not None:
         data["fingerprint"] = fingerprint

@@ -180,6 +180,23 @@ def test_only_hub_ids_reach_the_front_matter(name: str, known: bool) -> None:
     assert name in code(card)[0]
 
 
+def test_metrics_beyond_the_loss_have_a_table_of_their_own() -> None:
+    further = {"exact_match": (0.75, 0.125, None), "bleu": (41.25, 3.0, 17.5)}
+    scores = replace(FACTS.scores, further=further, expected=0.6875)
+    card = model_card(replace(FACTS, scores=scores, search={"metric": "exact_match"}))
+    lines = [line.strip("| ").split(" | ") for line in card.splitlines() if line.startswith("|")]
+    found = {cells[0].replace("\\", ""): cells[1:] for cells in lines}
+    assert found["exact_match (what trials were judged by)"] == ["0.7500", "0.1250", "-"]
+    assert found["bleu"] == ["41.2500", "3.0000", "17.5000"]
+    mean = "its configuration on fresh seeds, the mean"
+    # A mean of matches is no loss, with a perplexity.
+    assert found[f"exact_match, {mean}"] == ["0.6875", "-", "-"]
+    assert mean not in found
+    judged_by_loss = model_card(replace(FACTS, scores=replace(FACTS.scores, expected=0.5)))
+    assert f"| {mean} | 0.5000 | 1.65 |" in judged_by_loss
+    assert "what trials were judged by" not in judged_by_loss
+
+
 def test_scores_and_differences() -> None:
     card = model_card(FACTS)
     assert table_value(card, "this adapter, step 27 of 27") == ["0.4120", "1.51", ""]

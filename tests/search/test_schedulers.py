@@ -501,3 +501,16 @@ def test_what_ray_is_told_of_a_trial() -> None:
         "done": False,
         "cost": 1.5,
     }
+
+
+@judging
+def test_a_trial_whose_metric_came_to_nothing_is_held_against_nobody(
+    judge: Callable[..., Judge], name: str
+) -> None:
+    losses = {number: [loss] for number, loss in enumerate((1.0, 2.0, 3.0, 4.0), 1)}
+    known, others = judge(name, {0: [math.inf], **losses}), judge(name, losses)
+    news = [(5, 1.5), (6, 9.0), (7, 2.5)]
+    assert [known.report(*new) for new in news] == [others.report(*new) for new in news]
+    assert known.taken == others.taken
+    # It goes on, be it ever so far behind.
+    assert known.report(0, math.inf, math.inf)

@@ -119,6 +119,9 @@ def test_reserved_key_says_why_and_what_instead(
         ),
         ("search: {metric: bleau}", "search.metric", "is no metric; there are eval_loss"),
         ("search: {metrics: [a.b]}", "search.metrics", "is no metric"),
+        ("search: {metrics: bleu}", "search.metrics", "must be a list"),
+        ("search: {generation: {tokens: 8}}", "search.generation.tokens", "unknown key"),
+        ("search: {generation: {rows: 0}}", "search.generation.rows", "must be at least 1"),
         (
             "search: {scheduler: bohb}",
             "search.scheduler",
@@ -268,3 +271,37 @@ def test_terminal_is_safe_from_what_a_file_holds(faults: Faults) -> None:
     assert "\x1b" not in text
     assert "\n" not in text
     assert len(text) < 250
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("exactmatch", "exact_match"),
+        ("ROUGE-L", "rougeL"),
+        ("loss", "eval_loss"),
+        ("acuracy", "accuracy"),
+    ],
+)
+def test_unknown_metric_names_the_nearest(
+    faults: Callable[..., tuple[Fault, ...]], name: str, meant: str
+) -> None:
+    (fault,) = faults(f"search: {{metric: {name}}}")
+    assert fault.suggestions[0] == meant
+
+
+def test_metrics_suit_the_task(
+    load: Callable[..., Space], faults: Callable[..., tuple[Fault, ...]]
+) -> None:
+    text = (
+        "model: {{name: m, task: {task}}}\ndata: {{train: d.jsonl, format: {form}}}\n"
+        "search: {{metric: {metric}, metrics: [{further}]}}"
+    )
+    classes = {"task": "SEQ_CLS", "form": "classification"}
+    found = faults(text.format(**classes, metric="bleu", further="f1, json_f1"), whole=True)
+    assert [fault.value for fault in found] == ["bleu", "json_f1"]
+    assert "model.task SEQ_CLS gives none" in found[0].rule
+    space = load(text.format(**classes, metric="f1", further="accuracy, mine:own"), whole=True)
+    assert (space.search.metric, space.search.metrics) == ("f1", ["accuracy", "mine:own"])
+    pairs = {"task": "SEQ_2_SEQ_LM", "form": "instruction"}
+    assert load(text.format(**pairs, metric="rouge1", further="perplexity"), whole=True)
+    assert faults(text.format(**pairs, metric="rouge1", further="accuracy"), whole=True)

@@ -11,7 +11,7 @@ import pytest
 from tiny_trials import go_on, make_config, stop
 from tune_lora.trainer.folder import TrialFolder
 from tune_lora.trainer.recorder import Recorder
-from tune_lora.trainer.result import TrialResult, TrialState
+from tune_lora.trainer.result import Evaluation, TrialResult, TrialState
 
 
 class Listener:
@@ -40,12 +40,18 @@ def folder(tmp_path: Path) -> TrialFolder:
     return TrialFolder(tmp_path / "trial")
 
 
-def replay(recorder: Recorder, losses: Sequence[float]) -> list[int]:
-    """Evaluate once a step until the recorder stops; the steps at which it saved."""
+def replay(
+    recorder: Recorder, losses: Sequence[float], shares: Sequence[float | None] = ()
+) -> list[int]:
+    """Evaluate once a step until the recorder stops; the steps at which it saved.
+
+    With shares, these are of exact matches; None for one that came to nothing.
+    """
     saved: list[int] = []
     for step, loss in enumerate(losses, 1):
         recorder.save = saved.append
-        recorder.evaluated(step, loss)
+        share = shares[step - 1] if shares else None
+        recorder.evaluated(step, loss, {} if share is None else {"exact_match": share})
         if recorder.stopped:
             break
     return saved
@@ -96,6 +102,66 @@ def test_patience(
     assert result.stopped_early is (steps < len(losses) or steps == 3)
 
 
+@pytest.mark.parametrize(
+    ("shares", "losses", "saved"),
+    [
+        ([0.1, 0.5, 0.3], [3.0, 2.0, 1.0], [1, 2]),
+        ([0.9, 0.5, 0.3], [3.0, 2.0, 1.0], [1]),
+        # Of equal shares, the one with less loss.
+        ([0.5, 0.5, 0.5], [3.0, 1.0, 2.0], [1, 2]),
+        ([0.0, 0.0, 0.25], [1.0, 2.0, 3.0], [1, 3]),
+        # What came to nothing is not the best, whatever its loss.
+        ([None, 0.0, None], [1.0, 3.0, 0.5], [2]),
+    ],
+)
+def test_saves_at_each_new_best_of_a_metric_of_which_more_is_better(
+    folder: TrialFolder, shares: list[float | None], losses: list[float], saved: list[int]
+) -> None:
+    recorder = Recorder(make_config(max_steps=3, metric="exact_match"), folder, go_on)
+    assert replay(recorder, losses, shares) == saved
+    result = recorder.finished()
+    assert (result.best_step, result.score) == (saved[-1], shares[saved[-1] - 1])
+    assert result.merit == (-(result.score or 0.0), losses[saved[-1] - 1])
+    assert TrialResult.from_dict(json.loads(json.dumps(result.to_dict()))) == result
+
+
+def test_a_metric_that_never_came_to_anything_is_no_score(folder: TrialFolder) -> None:
+    recorder = Recorder(make_config(max_steps=2, metric="exact_match"), folder, go_on)
+    assert replay(recorder, [3.0, 2.0], [None, None]) == []
+    result = recorder.finished()
+    assert (result.state, result.score, result.best) == (TrialState.COMPLETE, None, None)
+    assert result.merit == (math.inf, math.inf)
+
+
+@pytest.mark.parametrize(
+    ("threshold", "shares", "steps"),
+    [
+        (None, [0.1, 0.2, 0.2, 0.2, 0.9], 4),
+        (None, [0.3, None, None, 0.9], 3),
+        (0.1, [0.1, 0.15, 0.19, 0.9], 3),
+        (None, [0.1, 0.2, 0.3, 0.4], 4),
+    ],
+)
+def test_patience_is_with_the_metric_and_not_with_the_loss(
+    folder: TrialFolder, threshold: float | None, shares: list[float | None], steps: int
+) -> None:
+    config = make_config(
+        max_steps=9,
+        metric="exact_match",
+        early_stopping_patience=2,
+        early_stopping_threshold=threshold,
+    )
+    recorder = Recorder(config, folder, go_on)
+    replay(recorder, [9.0 - step for step in range(len(shares))], shares)
+    assert len(recorder.finished().evaluations) == steps
+
+
+def test_perplexity_that_is_too_large_for_a_number_is_none() -> None:
+    assert Evaluation(1, 1e6, 1.0).value("perplexity") is None
+    assert Evaluation(1, 1e6, 1.0).cost("perplexity") == math.inf
+    assert Evaluation(1, 2.0, 1.0).value("perplexity") == pytest.approx(math.e**2)
+
+
 @pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
 def test_loss_that_is_not_finite_is_neither_saved_nor_scored(
     folder: TrialFolder, loss: float
@@ -121,12 +187,13 @@ def test_tracker_sees_the_lines_of_the_file_and_the_final_result(folder: TrialFo
     tracker = Listener()
     recorder = Recorder(make_config(max_steps=2), folder, go_on, tracker)
     recorder.logged(1, {"loss": 3.0, "learning_rate": 0.1})
-    recorder.evaluated(2, 2.0)
+    recorder.evaluated(2, 2.0, {"rougeL": 0.5})
     result = recorder.finished()
     assert tracker.results == []
     recorder.close()
     assert tracker.rows == [json.loads(line) for line in folder.metrics.read_text().splitlines()]
     assert [row["step"] for row in tracker.rows] == [1, 2]
+    assert tracker.rows[1]["rougeL"] == 0.5
     assert tracker.results == [result]
 
 

@@ -138,9 +138,14 @@ def _further(
 ) -> dict[str, tuple[float | None, float | None, float | None]]:
     """Metrics beyond the loss: of the trial, the base model and the default configuration."""
     names = [name for name in (board.metric, *board.further_metrics) if name != LOSS]
-    others = (board.base, board.default)
+    base, default = board.base, board.default
     return {
-        name: (row.value(name), *(o.value(name) if o else None for o in others)) for name in names
+        name: (
+            row.value(name),
+            None if base is None else base.value(name),
+            None if default is None else default.value(name),
+        )
+        for name in names
     }
 
 

@@ -60,7 +60,7 @@ def export_trial(
     assert number is not None
 
     def finish(folder: Path, scores: Rescore) -> None:
-        prompt = sample_prompt(folder, data, space.model.task)
+        prompt = sample_prompt(folder, data, space.model.task, special=space.data.format == "chat")
         facts = replace(
             _facts(space, board, row, _scores(board, row, scores)),
             name=repo or target.name,

@@ -236,22 +236,21 @@ class _Scorer:
         return loss
 
 
-def sample_prompt(folder: Path, data: TokenizedData, task: str) -> str:
+def sample_prompt(folder: Path, data: TokenizedData, task: str, *, special: bool = False) -> str:
     """The first validation row's prompt as text, for examples of use.
 
     Args:
         folder: whose tokenizer turns ids into text.
         data: as trained on.
         task: peft's task type.
+        special: keep special tokens, without which a chat's prompt is none.
     """
     row = data.validation[0]
     ids = row["input_ids"]
     if task == "CAUSAL_LM":
         ids = ids[: next(i for i, label in enumerate(row["labels"]) if label != IGNORE)]
     tokenizer = AutoTokenizer.from_pretrained(str(folder))
-    # A chat template's prompt is none without its special tokens.
-    chat = Recipe.read(folder).format == "chat"
-    return str(tokenizer.decode(ids, skip_special_tokens=not chat))
+    return str(tokenizer.decode(ids, skip_special_tokens=not special))
 
 
 def _write_adapter(source: Path, made: Path, spec: BaseSpec, recipe: Recipe) -> None:

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from peft.optimizers import create_loraplus_optimizer
 from transformers import (
     PrinterCallback,
     Trainer,
@@ -24,7 +23,6 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
-from transformers.trainer_optimizer import is_optimizer_factory
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from ..spaces.metrics import LOSS
@@ -34,10 +32,11 @@ from .batches import EpochSampler
 from .checkpoint import Checkpoint, find, seal
 from .config import TrialConfig
 from .data import TokenizedData
-from .errors import DiskFullError, TrialError
+from .errors import DiskFullError
 from .folder import TrialFolder, disk_full
 from .inherit import come_into
 from .joint import Request
+from .loraplus import loraplus_optimizer
 from .loss import gathers, supervised_loss
 from .memory import out_of_memory
 from .metrics import Measures, measured
@@ -322,18 +321,7 @@ class TrialTrainer(Trainer):  # type: ignore[misc]
         if self.optimizer is not None or self._ratio is None:
             return super().create_optimizer(model)
         kind, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
-        if is_optimizer_factory(kind) or {"params", "model", "optimizer_dict"} & options.keys():
-            raise TrialError(
-                f"train.optim {self.args.optim} groups parameters in its own way; "
-                "loraplus_lr_ratio needs another one, e.g. adamw_torch"
-            )
-        self.optimizer = create_loraplus_optimizer(
-            self.model,
-            kind,
-            loraplus_lr_ratio=self._ratio,
-            loraplus_weight_decay=self.args.weight_decay,
-            **options,
-        )
+        self.optimizer = loraplus_optimizer(self.model, kind, options, self.args, self._ratio)
         return self.optimizer
 
     def compute_loss(

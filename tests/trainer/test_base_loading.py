@@ -13,6 +13,7 @@ import pytest
 import torch
 from tiny_models import TASKS, save_tiny, tiny_model
 from transformers import AutoTokenizer
+from tune_lora.spaces import ModelBlock
 from tune_lora.trainer.base import BaseSpec, load_base, load_tokenizer, meta_model
 from tune_lora.trainer.errors import TrialError
 
@@ -127,3 +128,39 @@ def test_a_tokenizer_with_neither_pad_nor_end_is_a_trial_error(tmp_path: Path) -
     _edit_tokenizer(folder, pad_token=None, eos_token=None)
     with pytest.raises(TrialError, match="neither a pad nor an end token"):
         load_tokenizer(_spec(folder))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "labels", "fresh"),
+    [
+        ("bert", ("a", "b"), ()),
+        ("bert", ("a", "b", "c"), ("classifier",)),
+        ("tagger", ("a", "b"), ("classifier",)),
+        ("roberta", ("a", "b"), ("classifier",)),
+        ("distilbert", ("a", "b"), ("pre_classifier", "classifier")),
+        ("llama", (), ()),
+    ],
+)
+def test_modules_without_weights_are_known(
+    model_block: Callable[..., ModelBlock],
+    architecture: str,
+    labels: tuple[str, ...],
+    fresh: tuple[str, ...],
+) -> None:
+    assert load_base(BaseSpec.of(model_block(architecture), labels)).fresh == fresh
+
+
+@pytest.mark.parametrize(
+    ("architecture", "fresh"),
+    [
+        ("tagger", ("classifier", "bert.pooler.dense")),
+        ("bart", ("classification_head",)),
+        ("t5", ("classification_head",)),
+        ("llama", ("score",)),
+    ],
+)
+def test_models_of_another_task_get_a_head_for_classes(
+    model_block: Callable[..., ModelBlock], architecture: str, fresh: tuple[str, ...]
+) -> None:
+    block = model_block(architecture).model_copy(update={"task": "SEQ_CLS"})
+    assert load_base(BaseSpec.of(block, ("a", "b"))).fresh == fresh

@@ -29,6 +29,10 @@ def confirm(
     local: Annotated[
         bool, typer.Option("--local", help="One run after another in this process, without Ray.")
     ] = False,
+    trust_remote_code: Annotated[
+        bool,
+        typer.Option("--trust-remote-code", help="Run the model's own code, if its space says so."),
+    ] = False,
 ) -> None:
     """Train the best configurations again, to the horizon, on fresh seeds.
 
@@ -41,7 +45,7 @@ def confirm(
     from ._console import make_console
     from ._outcome import show_outcome
 
-    space = confirmed_space(RunFolder.open(run), top, seeds)
+    space = confirmed_space(RunFolder.open(run), top, seeds, trusted=trust_remote_code)
     console = make_console()
     outcome = run_search(space, resumed_run(space, run), console, local=local)
     show_outcome(

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import yaml
-
+from ..spaces.errors import FaultLog
 from ..spaces.values import KEYWORDS
+from ..spaces.yamltext import read_yaml
 from ..trainer.folder import RunFolder
 from ..trainer.result import TrialResult
 from . import formats
@@ -115,11 +115,9 @@ def _differences(runs: Sequence[RunFolder]) -> dict[str, tuple[Any, ...]]:
 def _space(run: RunFolder) -> Any:
     if not run.space.is_file():
         return {}
-    try:
-        return yaml.safe_load(run.space.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError:
-        # The search itself could not go on from it either; its trials still compare.
-        return {}
+    # Not yaml.safe_load, which a short text can keep busy for ever.
+    found = read_yaml(run.space.read_text("utf-8", "replace"), FaultLog()).data
+    return found if isinstance(found, dict) else {}
 
 
 def _flat(value: Any, path: str = "") -> dict[str, Any]:

@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial
 
 from ..spaces import SpaceError, load_space
 from ..spaces.metrics import find_metric
+from ..trainer.errors import TrialError
 from ..trainer.folder import RunFolder
 from ..trainer.result import TrialResult
 from . import confirmation, formats
@@ -74,18 +75,21 @@ def optuna_trials(run: RunFolder) -> list[FrozenTrial]:
     if not run.study.is_file():
         return []
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage = RDBStorage(f"sqlite:///{run.study}")
-    names = optuna.get_all_study_names(storage)
-    if not names:
-        return []
-    return optuna.load_study(study_name=names[0], storage=storage).get_trials(deepcopy=False)
+    try:
+        storage = RDBStorage(f"sqlite:///{run.study}")
+        names = optuna.get_all_study_names(storage)
+        if not names:
+            return []
+        return optuna.load_study(study_name=names[0], storage=storage).get_trials(deepcopy=False)
+    except Exception as error:
+        raise TrialError(f"{run.study}: cannot be opened as an Optuna study: {error}") from error
 
 
 def _head(run: RunFolder, board: Leaderboard) -> str:
     about = board.about
     model, data = about.get("model", {}), about.get("data", {})
     facts = [model.get("name"), data.get("source"), about.get("started")]
-    known = " · ".join(escape(str(fact)) for fact in facts if fact)
+    known = " · ".join(escape(formats.printable(str(fact))) for fact in facts if fact)
     notes = [advice(text, caution=True) for text in board.warnings]
     notes += [advice(text) for text in _edges(run, board)]
     return (
@@ -173,8 +177,10 @@ def _again(run: RunFolder, board: Leaderboard) -> str:
         "versions": ", ".join(f"{k} {v}" for k, v in about.get("versions", {}).items()),
     }
     each = "".join(
-        f"<dt>{name}</dt><dd>{escape(str(fact))}</dd>" for name, fact in facts.items() if fact
+        f"<dt>{name}</dt><dd>{escape(formats.printable(str(fact)))}</dd>"
+        for name, fact in facts.items()
+        if fact
     )
-    space = run.space.read_text(encoding="utf-8") if run.space.is_file() else ""
+    space = _several_lines(run.space.read_text("utf-8", "replace")) if run.space.is_file() else ""
     shown = f"<details><summary>space.yaml</summary><pre>{escape(space)}</pre></details>"
     return f"<dl>{each}</dl>{shown if space else ''}"

@@ -21,6 +21,7 @@ from ..spaces.metrics import LOSS, find_metric
 from ..trainer.folder import RunFolder
 from ..trainer.result import TrialState
 from .agreement import Audit, RungAgreement, agreement, audits
+from .formats import printable
 from .noise import Noise, confirmed, pooled, ties
 from .rows import SHOWN_ALWAYS, Kind, Row, base_row, shown_names, shown_params, trial_row
 
@@ -119,9 +120,18 @@ def build(run: RunFolder) -> Leaderboard:
         _ranked(rows),
         about,
         (run.name,),
+        _cautions(about),
         agreement=agreement(results, finished),
         audits=audits(results, finished),
     )
+
+
+def _cautions(about: Mapping[str, Any]) -> tuple[str, ...]:
+    model = about.get("model", {})
+    if not model.get("trust_remote_code"):
+        return ()
+    name = printable(str(model.get("name")))
+    return (f"Python code that came with {name} was run (model.trust_remote_code)",)
 
 
 def merge(boards: Sequence[Leaderboard]) -> Leaderboard:

@@ -142,7 +142,7 @@ def leaderboard_table(board: Leaderboard) -> str:
     for row, cells in zip(board.rows, columns, strict=True):
         kind = "base" if row.kind == "base" else "best" if row.rank == 1 else ""
         inner = "".join(
-            f'<td class="{classes}" data-value="{escape(raw)}">{shown}</td>'
+            f'<td class="{classes}" data-value="{escape(formats.printable(raw))}">{shown}</td>'
             for shown, raw, classes in cells.values()
         )
         body.append(f'<tr class="{kind}" data-state="{row.state}">{inner}</tr>')

@@ -12,20 +12,23 @@ from itertools import count, islice
 
 from ..reports.noise import configuration
 from ..reports.rows import Row
-from ..spaces import ConfirmBlock, Space, load_space
+from ..spaces import ConfirmBlock, Space, SpaceError, load_space
 from ..trainer.config import TrialConfig
 from ..trainer.errors import TrialError
 from ..trainer.folder import RunFolder
 from ..trainer.result import TrialResult
 
 
-def confirmed_space(run: RunFolder, top: int | None, seeds: int | None) -> Space:
+def confirmed_space(
+    run: RunFolder, top: int | None, seeds: int | None, *, trusted: bool = False
+) -> Space:
     """The space of a search that has ended, with its best to be confirmed and no trial to come.
 
     Args:
         run: its folder.
         top: configurations; None for the space's own number, or the default.
         seeds: of each; None likewise.
+        trusted: whether the model's own code may run; the folder alone cannot say so.
 
     Raises:
         SpaceError: the best of this search cannot be confirmed.
@@ -40,7 +43,11 @@ def confirmed_space(run: RunFolder, top: int | None, seeds: int | None) -> Space
         )
     if not any(result.state.ranked and result.score is not None for result in results):
         raise TrialError(f"{run.root}: no trial has a score, so there is nothing to confirm")
-    known = load_space(run.space).search.confirm or ConfirmBlock()
+    space = load_space(run.space)
+    if space.model.trust_remote_code and not trusted:
+        rule = f"would run Python code that comes with {space.model.name}: say --trust-remote-code"
+        raise SpaceError.single("model.trust_remote_code", True, rule)
+    known = space.search.confirm or ConfirmBlock()
     top, seeds = top or known.top, seeds or known.seeds
     wanted = f"search.confirm={{top: {top}, seeds: {seeds}}}"
     return load_space(run.space, [wanted, f"search.trials={len(results)}"])

@@ -27,8 +27,8 @@ from ..spaces import Fault, Label, PbtScheduler, Space, SpaceError, dump_space, 
 from ..trainer.data import TokenizedData
 from ..trainer.errors import TrialError, reason
 from ..trainer.folder import RunFolder, write_json, write_text
+from ..trainer.redact import redact_command, secrets
 from ..trainer.statistics import data_lines
-from ..trainer.tracking import WandbSettings, require_wandb
 from .bounds import MemoryBounds
 from .layout import Layout, settle_layout
 from .ledger import Ledger
@@ -38,6 +38,7 @@ from .preflight import Preflight, preflight
 from .resources import Allocation, allocate, disk_budget, visible_cores
 from .settle import settle_unpacking, settle_workers
 from .study import Study
+from .tracking import Follower, make_trackers, require_trackers
 from .watchdog import watched
 
 if TYPE_CHECKING:
@@ -127,9 +128,11 @@ def new_run(space: Space, root: Path) -> RunFolder:
     """A fresh run folder at ``root``.
 
     Raises:
-        TrialError: there is something already, or it cannot be made.
+        TrialError: there is something already, or it cannot be made; or the space, which it keeps,
+            holds a secret.
     """
     run = RunFolder(root.resolve())
+    _refuse_secrets(space)
     # What write_text leaves when it is killed; an editor's swap file has a shorter name.
     unfinished = set(root.glob(f".{run.space.name}.????????"))
     if root.is_dir() and set(root.iterdir()) - unfinished:
@@ -141,6 +144,13 @@ def new_run(space: Space, root: Path) -> RunFolder:
     except OSError as error:
         raise TrialError(f"{root}: cannot be made: {error}") from error
     return run
+
+
+def _refuse_secrets(space: Space) -> None:
+    text = dump_space(space)
+    for name, value in secrets().items():
+        if value in text:
+            raise TrialError(f"the space holds the value of ${name}, and run folders are shared")
 
 
 def resumed_run(space: Space, root: Path) -> RunFolder:
@@ -232,8 +242,11 @@ def _run_locked(
     first: Sequence[Mapping[str, Label]],
 ) -> SearchOutcome:
     console.print(f"run folder: {run.root}", highlight=False, soft_wrap=True)
+    if space.model.trust_remote_code:
+        said = f"CAUTION: runs Python code that comes with {space.model.name} (trust_remote_code)"
+        console.print(said, style="bold red", highlight=False, soft_wrap=True, markup=False)
     try:
-        tracking = _tracking(space, run)
+        require_trackers(space)
         cores = visible_cores()
         allocation = Allocation(1, cores, 0) if local else allocate(space, cores, _count_gpus())
         starting = None if local else _start_ray(cores, closing)
@@ -262,6 +275,7 @@ def _run_locked(
         memory = MemoryBounds(ready.adapter_size)
         ledger = Ledger(space, run, study, audits=audits, memory=memory)
         ledger.restore()
+        follower = Follower(run, make_trackers(space, run), ledger.results.values())
 
     def close() -> None:
         ledger.closed = True
@@ -269,14 +283,18 @@ def _run_locked(
     display = make_display(space, ledger.results, console)
     ledger.watchers.append(display.update)
     ledger.note = display.note
-    with stop.catching_interrupts(close), display:
-        _fit(ledger, ready, tracking, allocation, stop, display, starting)
+    ledger.watchers.append(follower.update)
+    with follower, stop.catching_interrupts(close), display:
+        _fit(ledger, ready, allocation, stop, display, starting)
     if ledger.halted is not None:
         raise TrialError(f"{ledger.halted}\n{_going_on(run)}")
     with _written(run):
         board = leaderboard.build(run)
         render.write(run, board)
         _write_report(run, board)
+    number = None if board.best is None else board.best.trial
+    best = None if number is None else ledger.results[number]
+    follower.crown(best, over=stop.reason != "interrupted")
     return SearchOutcome(run, board, stop.reason)
 
 
@@ -304,7 +322,6 @@ def _start_ray(cores: int, closing: ExitStack) -> EarlyRay:
 def _fit(
     ledger: Ledger,
     ready: Preflight,
-    tracking: WandbSettings | None,
     allocation: Allocation,
     stop: StopSignal,
     display: Display,
@@ -313,7 +330,7 @@ def _fit(
     if starting is None:
         from .local import fit_local
 
-        fit_local(ledger, ready.spec, ready.data, tracking, stop)
+        fit_local(ledger, ready.spec, ready.data, stop)
         return
     from . import ray_tune
 
@@ -342,7 +359,7 @@ def _fit(
     with watched(lambda: ray_lives() or over.is_set(), died, give_up):
         try:
             spec = ready.spec.to_dict()
-            ray_tune.fit(ledger, spec, tracking, allocation, stopping, display.note)
+            ray_tune.fit(ledger, spec, allocation, stopping, display.note)
         finally:
             over.set()
             starting.stop()
@@ -352,16 +369,6 @@ def _count_gpus() -> int:
     import torch
 
     return torch.cuda.device_count()
-
-
-def _tracking(space: Space, run: RunFolder) -> WandbSettings | None:
-    wanted = space.tracking
-    if wanted is None:
-        return None
-    require_wandb()
-    return WandbSettings(
-        wanted.project, wanted.entity, wanted.mode, group=run.name, folder=str(run.root)
-    )
 
 
 def versions() -> dict[str, str]:
@@ -374,7 +381,7 @@ def versions() -> dict[str, str]:
 def _write_about(space: Space, run: RunFolder, ready: Preflight, layout: dict[str, Any]) -> None:
     about = {
         "space": space.name,
-        "command": shlex.join(["tune-lora", *sys.argv[1:]]),
+        "command": redact_command(shlex.join(["tune-lora", *sys.argv[1:]])),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "model": ready.spec.to_dict(),
         "layout": layout,

@@ -14,6 +14,7 @@ from ..trainer.data import TokenizedData
 from ..trainer.errors import TrialError
 from ..trainer.export import Forms, Recipe, Rescore, export_adapter, sample_prompt
 from ..trainer.folder import RunFolder, write_text
+from ..trainer.foreign import ADAPTER_FILES, check_adapter
 from ..trainer.gguf_write import gguf_name
 from ..trainer.result import TrialState, trial_name
 
@@ -58,6 +59,7 @@ def export_trial(
     recipe = Recipe(_model(space, board), space.data.template, data.labels, space.data.format)
     number = row.trial
     assert number is not None
+    check_adapter(run.trial(number).adapter, only=ADAPTER_FILES)
 
     def finish(folder: Path, scores: Rescore) -> None:
         prompt = sample_prompt(folder, data, space.model.task, special=space.data.format == "chat")

@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from ..reports.formats import clock
+from ..reports.formats import brief, clock, plain, printable
 from ..reports.terminal import state_color
 from ..spaces import Space
 from ..spaces.metrics import LOSS
@@ -103,13 +103,17 @@ class Progress:
 
 def describe(config: Mapping[str, object]) -> str:
     """The four hyperparameters of a trial, short: ``r=16 alpha=32 attention lr=3.1e-04``."""
-    lora, train = config["lora"], config["train"]
+    lora, train = config.get("lora"), config.get("train")
     assert isinstance(lora, Mapping)
     assert isinstance(train, Mapping)
-    targets = lora["target_modules"]
-    shown = targets if isinstance(targets, str) else ",".join(targets)
-    rate = float(train["learning_rate"])
-    return f"r={lora['r']} alpha={lora['lora_alpha']:g} {shown} lr={rate:.1e}"
+    rate = train.get("learning_rate")
+    shown = (
+        f"r={brief(lora.get('r'))}",
+        f"alpha={plain(lora.get('lora_alpha'))}",
+        plain(lora.get("target_modules")),
+        f"lr={rate:.1e}" if isinstance(rate, float) else f"lr={brief(rate)}",
+    )
+    return printable(" ".join(shown))
 
 
 class LiveTable:

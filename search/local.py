@@ -13,7 +13,6 @@ from ..trainer.errors import DiskFullError
 from ..trainer.folder import is_confirmation
 from ..trainer.result import TrialResult
 from ..trainer.run import run_trial, score_base
-from ..trainer.tracking import WandbSettings, make_tracker
 from .ledger import Ledger
 
 
@@ -21,7 +20,6 @@ def fit_local(
     ledger: Ledger,
     spec: BaseSpec,
     data: TokenizedData,
-    tracking: WandbSettings | None,
     stop: Callable[[], bool],
 ) -> None:
     """Run the search's trials until they are done or ``stop()`` is true."""
@@ -46,10 +44,9 @@ def fit_local(
 
         folder = ledger.run.trial(config.number)
         folder = folder.rerun(rerun) if rerun else folder
-        tracker = None if rerun else make_tracker(tracking, config)
         test = is_confirmation(rerun)
         try:
-            result = run_trial(config, base, data, report, folder, tracker, resume=True, test=test)
+            result = run_trial(config, base, data, report, folder, resume=True, test=test)
         except DiskFullError as error:
             ledger.halt(str(error))
             return

@@ -33,7 +33,6 @@ class Place:
     Args:
         root: of the run folder.
         spec: of the base, ``BaseSpec.to_dict()``.
-        tracking: fields of ``WandbSettings``; None tracks nothing.
         threads: CPU threads.
         packed: whether trials may run side by side.
     """
@@ -44,12 +43,11 @@ class Place:
         self,
         root: str,
         spec: dict[str, Any],
-        tracking: dict[str, Any] | None,
         threads: int,
         *,
         packed: bool = False,
     ) -> None:
-        self.root, self._spec, self._tracking = RunFolder.open(root), spec, tracking
+        self.root, self._spec = RunFolder.open(root), spec
         self._threads, self._packed = threads, packed
         self._loading = threading.Lock()
         self._base: Any = None
@@ -122,29 +120,17 @@ class Place:
         report: Callable[[TrialResult], bool],
         base: Any,
     ) -> TrialResult:
-        from ..trainer import run, tracking
+        from ..trainer import run
 
         # A trial that was paused begins anew, but the base has its score.
         if config["score_base"] and self.root.read_base() is None:
             self.root.write_base(run.score_base(base, self._data, trial))
-        settings = tracking.WandbSettings(**self._tracking) if self._tracking else None
         folder = self.root.trial(trial.number)
-        tracker = None
         rerun = config.get("rerun")
         if rerun:
             folder = folder.rerun(rerun)
-        else:
-            tracker = tracking.make_tracker(settings, trial)
-        return run.run_trial(
-            trial,
-            base,
-            self._data,
-            report,
-            folder,
-            tracker,
-            resume=True,
-            test=is_confirmation(rerun),
-        )
+        test = is_confirmation(rerun)
+        return run.run_trial(trial, base, self._data, report, folder, resume=True, test=test)
 
 
 class Visit:

@@ -55,7 +55,7 @@ def preflight(space: Space, run: RunFolder | None = None) -> Preflight:
     """Resolve the model, tokenize the data, check every choice of target modules.
 
     Args:
-        space: validated.
+        space: validated, and the user's own: its ``trust_remote_code`` counts.
         run: a run that was begun keeps its tokenized data while nothing that it was made from has
             changed.
 
@@ -65,7 +65,7 @@ def preflight(space: Space, run: RunFolder | None = None) -> Preflight:
     """
     _check_metrics(space)
     model = space.model
-    spec = BaseSpec.of(model)
+    spec = BaseSpec.of(model, trusted=True)
     inputs = inputs_digest(space.data, model.task, Path(spec.source))
     found = None if run is None else TokenizedData.kept(run.data, inputs)
     data = found or replace(tokenize(space.data, model.task, load_tokenizer(spec)), inputs=inputs)

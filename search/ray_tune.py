@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import secrets
+import shutil
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,10 @@ os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 os.environ.setdefault("TUNE_FORCE_TRIAL_CLEANUP_S", "3")
 # What has become of a trial whose worker died, the display says, and the leaderboard.
 os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")
+# Ray's ports are open to the network, and whoever gets in can run code: Ray asks for a token. Its
+# own would lie in the user's home, where others may read it; this one dies with the search.
+if not os.environ.get("RAY_AUTH_TOKEN_PATH"):
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 # Ray prints these itself, through no logger.
 os.environ.setdefault(
     "RAY_DEDUP_LOGS_SKIP_REGEX", "A worker died or was killed|Raylet is terminated"
@@ -33,7 +38,7 @@ os.environ.setdefault(
 
 import psutil
 import ray
-from ray import cloudpickle, tune
+from ray import tune
 from ray.tune import Callback, FailureConfig, RunConfig, Stopper, TuneConfig
 from ray.tune.execution import class_cache
 from ray.tune.search import Searcher
@@ -173,11 +178,13 @@ class _Recovery(Callback):  # type: ignore[misc]
         """Called before the trial gets another worker."""
         said = f"its worker died; it is taken up again (retry {trial.num_failures} of "
         said += f"{trial.max_failures})"
-        if trial.pickled_error_file:
-            # Not get_pickled_error(), which looks where Ray has not copied it yet.
-            error = cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
-            if isinstance(error, WorkerOutgrownError):
-                said = f"goes to a fresh worker: {error.cause.error_msg}"
+        if trial.error_file:
+            # Its text: the pickle beside it would be the one that this process reads.
+            text = Path(trial.error_file).read_text(encoding="utf-8", errors="replace")
+            last = text.rpartition("Failure # ")[2]
+            if WorkerOutgrownError.__name__ in last:
+                reason = last.rpartition(WorkerOutgrownError.__name__)[2].strip(": \n")
+                said = f"goes to a fresh worker: {reason}"
         self._note(trial.config["number"], said)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -199,6 +206,8 @@ def start_ray(cores: int, gpus: int | None = None) -> Callable[[], bool]:
     for name, value in _ALLOCATOR.items():
         os.environ.setdefault(name, value)
     ray.init(
+        # Not whichever cluster someone has started on this machine.
+        address="local",
         num_cpus=cores,
         num_gpus=gpus,
         resources={_SLOTS: 1},
@@ -226,7 +235,6 @@ def kill_ray() -> None:
 def fit(
     ledger: Ledger,
     spec: dict[str, Any],
-    tracking: Any,
     allocation: Allocation,
     stop: Callable[[], bool],
     note: Callable[[int, str], None],
@@ -235,10 +243,10 @@ def fit(
 
     ``note`` is told of a trial (its number) that is taken up again after its worker has died.
     """
+    _forget(ledger.run.ray)
     context = {
         "root": str(ledger.run.root),
         "spec": spec,
-        "tracking": asdict(tracking) if tracking else None,
         "threads": allocation.threads,
     }
     engines: list[Any] = []
@@ -281,6 +289,13 @@ def fit(
     finally:
         for engine in engines:
             ray.kill(engine)
+
+
+def _forget(folder: Path) -> None:
+    """Ray would keep its pickles of an earlier part of the search; nobody reads them."""
+    if folder.is_symlink():
+        folder.unlink()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _part(trials: int) -> float:

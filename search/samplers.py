@@ -24,7 +24,6 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import (
     BaseSampler,
     BruteForceSampler,
-    CmaEsSampler,
     GPSampler,
     QMCSampler,
     RandomSampler,
@@ -35,6 +34,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from ..spaces import Choice, FloatRange, IntRange, Parameter, Space, SpaceError
+from .cmaes import SafeCmaEsSampler
 
 _logger = logging.getLogger(__name__)
 
@@ -211,7 +211,9 @@ def _learning_sampler(space: Space, seed: int) -> BaseSampler:
     if space.search.sampler == "cmaes":
         if all(isinstance(p.domain, Choice) for p in space.parameters()):
             _logger.warning("cmaes learns ranges only; this space has none, so it draws at random")
-        return CmaEsSampler(seed=seed, n_startup_trials=startup, warn_independent_sampling=False)
+        return SafeCmaEsSampler(
+            seed=seed, n_startup_trials=startup, warn_independent_sampling=False
+        )
     return TPESampler(
         seed=seed, n_startup_trials=startup, multivariate=True, group=True, constant_liar=True
     )

@@ -9,6 +9,7 @@ imports torch, transformers, peft, optuna or ray: a space is checked in a fracti
 """
 
 from .blocks import (
+    TRACKERS,
     ConfirmBlock,
     DataBlock,
     Limits,
@@ -17,7 +18,6 @@ from .blocks import (
     ResourcesBlock,
     SearchBlock,
     TrainBlock,
-    WandbTracking,
 )
 from .domains import Choice, Constant, Domain, FloatRange, IntRange, Label, Option, Ratio, Simple
 from .errors import MISSING, Fault, SpaceError
@@ -39,6 +39,7 @@ __all__ = [
     "PBT_CHANGES",
     "TARGET_PARTS",
     "TARGET_PRESETS",
+    "TRACKERS",
     "AshaScheduler",
     "Choice",
     "ConfirmBlock",
@@ -66,7 +67,6 @@ __all__ = [
     "SpaceError",
     "Suggest",
     "TrainBlock",
-    "WandbTracking",
     "dump_space",
     "json_schema",
     "load_space",

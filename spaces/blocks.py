@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, Literal, TypeAlias, cast
+from typing import Annotated, Any, Final, Literal, cast
 
-from pydantic import Field, Tag
+from pydantic import AfterValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from .domains import Value
-from .fixed import Block, Count, Name, Share, unwrap, word_of
+from .fixed import Block, Count, Name, Share, without_password
 from .metrics import MetricName
 from .schedulers import AshaScheduler, Scheduler
 
@@ -96,21 +97,66 @@ class DataBlock(Block):
 class WandbTracking(Block):
     """Weights & Biases: one run a trial, grouped by search."""
 
-    word: ClassVar[str] = "wandb"
-
     project: Name = "tune-lora"
     """Project that the runs go to."""
     entity: Name | None = None
     """User or team; null takes the default of the account."""
     mode: Literal["auto", "online", "offline"] = "auto"
-    """`auto` is online if the account is logged in and the service can be reached."""
+    """`auto` is online if the account is logged in; offline runs are kept for `wandb sync`."""
+    adapter: bool = True
+    """Keep the best adapter as an artifact of its trial's run, once the search has ended."""
 
 
-Tracking: TypeAlias = Annotated[
-    Annotated[WandbTracking, unwrap("wandb"), Tag("wandb")]
-    | Annotated[None, unwrap("none"), Tag("none")],
-    word_of("wandb"),
-]
+class TensorboardTracking(Block):
+    """TensorBoard: event files in the run folder, with hyperparameters."""
+
+
+class MlflowTracking(Block):
+    """MLflow: one run a search, with a nested one a trial."""
+
+    tracking_uri: Annotated[Name, AfterValidator(without_password)] | None = None
+    """Server or store; null keeps an SQLite file in the run folder."""
+    experiment: Name = "tune-lora"
+    """Experiment that the runs belong to."""
+    adapter: bool = True
+    """Keep the best adapter as an artifact of its trial's run, once the search has ended."""
+
+
+class TrackingBlock(Block):
+    """Where else the trials' metrics go: a word, a list of words, or words with settings."""
+
+    wandb: WandbTracking | None = None
+    """Weights & Biases."""
+    tensorboard: TensorboardTracking | None = None
+    """TensorBoard."""
+    mlflow: MlflowTracking | None = None
+    """MLflow."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spelled_out(cls, raw: Any) -> Any:
+        if raw is None or raw == "none":
+            return {}
+        words = [raw] if isinstance(raw, str) else raw
+        if isinstance(words, list):
+            known = tuple(cls.model_fields)
+            if not all(isinstance(word, str) and word in known for word in words):
+                expected = ", ".join(f"'{word}'" for word in (*known, "none"))
+                raise PydanticCustomError("unknown_word", "unknown", {"expected": expected})
+            return {word: {} for word in words}
+        if isinstance(raw, dict):
+            return {word: {} if given is None else given for word, given in raw.items()}
+        return raw
+
+    def chosen(self) -> dict[str, Any]:
+        """The settings of each tracker that is wanted, by its word, as plain data."""
+        return {
+            word: settings for word, settings in self.model_dump().items() if settings is not None
+        }
+
+
+TRACKERS: Final = tuple(TrackingBlock.model_fields)
+"""The trackers' words in a space file."""
 
 
 class GenerationBlock(Block):

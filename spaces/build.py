@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from .blocks import (
@@ -15,9 +15,8 @@ from .blocks import (
     ModelBlock,
     ResourcesBlock,
     SearchBlock,
-    Tracking,
+    TrackingBlock,
     TrainBlock,
-    WandbTracking,
 )
 from .crosschecks import (
     check_confirm,
@@ -36,8 +35,6 @@ from .space import Space
 from .values import parse_block
 
 AnyBlock = TypeVar("AnyBlock", bound=Block)
-
-_TRACKING: Final[TypeAdapter[WandbTracking | None]] = TypeAdapter(Tracking)
 
 _WORDS: Final[Mapping[str, str]] = {
     "int_type": "a whole number",
@@ -69,7 +66,7 @@ def build_space(name: str, raw: object, log: FaultLog) -> Space:
     data = _fixed(DataBlock, "data", blocks, log)
     search = _fixed(SearchBlock, "search", blocks, log)
     resources = _fixed(ResourcesBlock, "resources", blocks, log)
-    tracking = _tracking(blocks.get("tracking"), log)
+    tracking = _fixed(TrackingBlock, "tracking", blocks, log)
     lora = parse_block("lora", blocks.get("lora", {}), LORA_DEFAULTS, log)
     train = parse_block("train", blocks.get("train", {}), TRAIN_DEFAULTS, log)
     values = {
@@ -90,7 +87,7 @@ def build_space(name: str, raw: object, log: FaultLog) -> Space:
         check_confirm(search, log)
     if search and model:
         check_metrics(search, model, log)
-    if log.faults or not (model and data and search and resources):
+    if log.faults or not (model and data and search and resources and tracking):
         raise log.error()
     return Space(
         name=name,
@@ -135,14 +132,6 @@ def _fixed(
         return model.model_validate(raw)
     except ValidationError as error:
         _translate(error, (block,), raw, log)
-        return None
-
-
-def _tracking(raw: object, log: FaultLog) -> WandbTracking | None:
-    try:
-        return _TRACKING.validate_python(raw)
-    except ValidationError as error:
-        _translate(error, ("tracking",), raw, log)
         return None
 
 

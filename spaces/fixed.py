@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field
+from pydantic_core import PydanticCustomError
 
 Name: TypeAlias = Annotated[str, Field(min_length=1)]
 Count: TypeAlias = Annotated[int, Field(ge=1)]
@@ -17,6 +19,18 @@ class Block(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True
     )
+
+
+def without_password(uri: str) -> str:
+    """An address that may be written down: whoever reads a run folder reads its space.
+
+    Raises:
+        PydanticCustomError: it holds a password.
+    """
+    if re.match(r"[^/]*://[^/@]*:[^/@]*@", uri):
+        rule = "an address without a password: leave that to the tracker's environment variables"
+        raise PydanticCustomError("password", rule)
+    return uri
 
 
 def unwrap(word: str) -> BeforeValidator:

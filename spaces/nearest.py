@@ -14,9 +14,11 @@ from .blocks import (
     DataBlock,
     GenerationBlock,
     Limits,
+    MlflowTracking,
     ModelBlock,
     ResourcesBlock,
     SearchBlock,
+    TrackingBlock,
     WandbTracking,
 )
 from .fields import block_fields
@@ -34,7 +36,9 @@ NESTED_BLOCKS: Final[dict[str, type[BaseModel]]] = {
     "search.confirm": ConfirmBlock,
     "search.generation": GenerationBlock,
     **{f"search.scheduler.{word}": block for word, block in SCHEDULERS.items()},
+    "tracking": TrackingBlock,
     "tracking.wandb": WandbTracking,
+    "tracking.mlflow": MlflowTracking,
 }
 VALUE_BLOCKS: Final = ("lora", "train")
 BLOCKS: Final = ("model", "data", "lora", "train", "search", "resources", "tracking")

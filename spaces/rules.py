@@ -207,6 +207,8 @@ SYNONYMS: Final[Mapping[str, str]] = {
     "num_samples": "search.trials",
     "timeout": "search.time_limit_minutes",
     "wandb": "tracking.wandb",
+    "tensorboard": "tracking.tensorboard",
+    "mlflow": "tracking.mlflow",
 }
 
 

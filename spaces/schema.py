@@ -11,7 +11,7 @@ from typing import Any, Final, TypeAlias
 
 from pydantic import BaseModel
 
-from .blocks import WandbTracking
+from .blocks import TRACKERS, TrackingBlock
 from .fields import FieldInfo, block_fields
 from .nearest import FIXED_BLOCKS, VALUE_BLOCKS
 from .rules import BOUNDS, CONSTANT_ONLY, LORA_DEFAULTS, TARGET_WORDS, TRAIN_DEFAULTS, reserved
@@ -39,8 +39,13 @@ def json_schema() -> Schema:
     search["scheduler"] = described | _switch(SCHEDULERS, default="asha")
     for block in VALUE_BLOCKS:
         properties[block] = _value_block(block)
-    properties["tracking"] = _switch({"wandb": WandbTracking}, default=None)
-    properties["tracking"]["description"] = "Where else the trials' metrics go."
+    tracking = _hoisted(_settings(TrackingBlock), definitions)
+    words: Schema = {"enum": list(TRACKERS)}
+    properties["tracking"] = {
+        "description": tracking.pop("description"),
+        "anyOf": [{"enum": [*TRACKERS, "none", None]}, {"type": "array", "items": words}, tracking],
+        "default": None,
+    }
     return {
         "$schema": DIALECT,
         "title": "tune-lora space",

@@ -12,14 +12,12 @@ from .blocks import (
     ModelBlock,
     ResourcesBlock,
     SearchBlock,
-    Tracking,
+    TrackingBlock,
     TrainBlock,
-    WandbTracking,
 )
 from .domains import Label, Value
 from .plain import plain_block
 from .sampling import Parameter, Sample, Suggest, draw, locate, parameters
-from .schedulers import SchedulerBlock
 
 
 class Space(BaseModel):
@@ -34,7 +32,7 @@ class Space(BaseModel):
     train: InstanceOf[TrainBlock]
     search: SearchBlock = Field(default_factory=SearchBlock)
     resources: ResourcesBlock = Field(default_factory=ResourcesBlock)
-    tracking: Tracking = None
+    tracking: TrackingBlock = Field(default_factory=TrackingBlock)
 
     def values(self) -> dict[str, Value]:
         """Constants and domains of `lora` and `train`, by dotted key."""
@@ -89,17 +87,14 @@ class Space(BaseModel):
 
     def resolved(self) -> dict[str, object]:
         """The space file with every default filled in, as plain data: loads as an equal Space."""
-        search = self.search.model_dump()
+        search, scheduler = self.search.model_dump(), self.search.scheduler
+        judged = "none" if scheduler is None else {scheduler.word: scheduler.model_dump()}
         return {
             "model": self.model.model_dump(),
             "data": self.data.model_dump(),
             "lora": plain_block(self.lora.values),
             "train": plain_block(self.train.values),
-            "search": {**search, "scheduler": _switch(self.search.scheduler, "none")},
+            "search": {**search, "scheduler": judged},
             "resources": self.resources.model_dump(),
-            "tracking": _switch(self.tracking, None),
+            "tracking": self.tracking.chosen() or None,
         }
-
-
-def _switch(block: SchedulerBlock | WandbTracking | None, none: object) -> object:
-    return none if block is None else {block.word: block.model_dump()}

@@ -23,7 +23,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from ..spaces import ModelBlock
+from ..spaces import ModelBlock, SpaceError
 from . import nf4
 from .errors import TrialError
 from .precision import compute_dtype
@@ -71,12 +71,22 @@ class BaseSpec:
     labels: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, block: ModelBlock, labels: Sequence[str] = ()) -> BaseSpec:
+    def of(
+        cls, block: ModelBlock, labels: Sequence[str] = (), *, trusted: bool = False
+    ) -> BaseSpec:
         """The spec of a space's model, which is found, and fetched or converted where need be.
 
+        Args:
+            block: of a space or an exported recipe.
+            labels: class names, for SEQ_CLS.
+            trusted: whether whoever runs this has said, himself, that the model's code may run.
+
         Raises:
-            SpaceError: see ``resolve_model``.
+            SpaceError: the model's own code is wanted and not trusted; or see ``resolve_model``.
         """
+        if block.trust_remote_code and not trusted:
+            rule = f"would run Python code that comes with {block.name}: say --trust-remote-code"
+            raise SpaceError.single("model.trust_remote_code", True, rule)
         found = resolve_model(block)
         return cls(
             source=found.folder,

@@ -13,6 +13,7 @@
         confirm/1/          the same, of its configuration trained again on seed 1
       leaderboard.{csv,json,md} report.html
       ray/                  Ray Tune's experiment state
+      tracking.json         which trials each tracker has; its own files beside it
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from .errors import TrialError
+from .foreign import read_base_score, read_result, refuse_links
 from .result import BaseScore, TrialResult
 
 AUDIT = "audit"
@@ -90,7 +92,7 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise TrialError(f"{path}: cannot be read: {error}") from error
 
 
@@ -111,6 +113,11 @@ def recover_folder(target: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
     elif old.exists():
         old.rename(target)
+
+
+def _number(name: str) -> int:
+    """The trial whose folder has that name; -1, which none has, for any other."""
+    return int(name) if name.isdecimal() and name.isascii() and len(name) < 10 else -1
 
 
 def _set_aside(target: Path) -> Path:
@@ -238,11 +245,12 @@ class RunFolder:
         """The run at ``path``.
 
         Raises:
-            TrialError: there is no run.
+            TrialError: there is no run, or one with links to elsewhere.
         """
         run = cls(Path(path).expanduser().resolve())
         if not run.space.is_file():
             raise TrialError(f"{path}: no run folder (it has no space.yaml)")
+        refuse_links(run.root)
         return run
 
     def discard_bare(self) -> None:
@@ -316,6 +324,16 @@ class RunFolder:
         return self.root / "ray"
 
     @property
+    def tracking(self) -> Path:
+        """Which trials each tracker has to their end."""
+        return self.root / "tracking.json"
+
+    @property
+    def tensorboard(self) -> Path:
+        """TensorBoard's event files, in a folder a trial."""
+        return self.root / "tensorboard"
+
+    @property
     def trials(self) -> Path:
         """Parent of the trials' folders."""
         return self.root / "trials"
@@ -338,13 +356,12 @@ class RunFolder:
         paths = self.trials.glob("*/result.json")
         # By length first: trial 10000 comes after 9999.
         for path in sorted(paths, key=lambda path: (len(path.parent.name), path)):
-            yield TrialResult.from_dict(read_json(path))
+            yield read_result(path, _number(path.parent.name))
 
     def audits(self) -> dict[int, TrialResult]:
         """The stopped trials that were finished on request, by number."""
-        found = [
-            TrialResult.from_dict(read_json(p)) for p in self.trials.glob("*/audit/result.json")
-        ]
+        paths = self.trials.glob("*/audit/result.json")
+        found = [read_result(path, _number(path.parents[1].name)) for path in paths]
         return {result.number: result for result in found}
 
     def confirmations(self) -> dict[int, tuple[TrialResult, ...]]:
@@ -352,9 +369,9 @@ class RunFolder:
         found: dict[int, tuple[TrialResult, ...]] = {}
         paths = self.trials.glob(f"*/{_CONFIRM}/*/result.json")
         for path in sorted(paths, key=lambda path: (len(path.parent.name), path)):
-            result = TrialResult.from_dict(read_json(path))
+            result = read_result(path, _number(path.parents[2].name))
             found[result.number] = (*found.get(result.number, ()), result)
-        return found
+        return dict(found)
 
     def write_base(self, score: BaseScore) -> None:
         """Keep the base model's score."""
@@ -362,8 +379,16 @@ class RunFolder:
 
     def read_base(self) -> BaseScore | None:
         """The base model's score, None if it was never taken."""
-        return BaseScore(**read_json(self.base)) if self.base.is_file() else None
+        return read_base_score(self.base) if self.base.is_file() else None
 
     def read_about(self) -> dict[str, Any]:
-        """What ``about`` holds."""
-        return dict(read_json(self.about))
+        """What ``about`` holds.
+
+        Raises:
+            TrialError: it cannot be read.
+        """
+        found = read_json(self.about)
+        parts = ("model", "data", "versions", "layout")
+        if not all(isinstance(found, dict) and isinstance(found.get(p, {}), dict) for p in parts):
+            raise TrialError(f"{self.about}: cannot be read: is no record of a run")
+        return dict(found)

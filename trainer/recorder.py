@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -13,9 +12,6 @@ from .config import TrialConfig
 from .folder import TrialFolder
 from .memory import Meter
 from .result import Evaluation, TrialResult, TrialState
-from .tracking import NoTracker, Tracker
-
-logger = logging.getLogger(__name__)
 
 Report = Callable[[TrialResult], bool]
 """Given the trial's result so far at each evaluation; returns whether to go on."""
@@ -28,7 +24,6 @@ class Recorder:
         config: of the trial.
         folder: where metrics go.
         report: asked at each evaluation whether to go on.
-        tracker: sees every log line.
         earlier: the result of a part of the trial that an interruption ended; it is added to.
 
     Attributes:
@@ -43,7 +38,6 @@ class Recorder:
         config: TrialConfig,
         folder: TrialFolder,
         report: Report,
-        tracker: Tracker | None = None,
         earlier: TrialResult | None = None,
     ) -> None:
         self.result = earlier or TrialResult(config.number, TrialState.RUNNING, config.to_dict())
@@ -51,7 +45,6 @@ class Recorder:
         self._report = report
         self.save: Callable[[int], None] = lambda step: None
         self.checkpoint: Callable[[], None] = lambda: None
-        self._tracker = tracker or NoTracker()
         self._meter = Meter()
         self._start = time.perf_counter() - self.result.seconds
         rate = self.result.tokens_per_second
@@ -163,10 +156,6 @@ class Recorder:
         """The best evaluation's adapter has been scored on the test rows."""
         self.result = replace(self.result, test=dict(found))
 
-    def close(self) -> None:
-        """Nothing more comes of the trial: let its tracker know the result."""
-        self._track(lambda tracker: tracker.finish(self.result))
-
     def _measure(self) -> None:
         self.result = replace(
             self.result,
@@ -182,12 +171,3 @@ class Recorder:
             for key, value in row.items()
         }
         self._folder.append_metrics(clean)
-        self._track(lambda tracker: tracker.log(clean))
-
-    def _track(self, tell: Callable[[Tracker], None]) -> None:
-        """A tracker that fails is logged and asked no more; the trial goes on."""
-        try:
-            tell(self._tracker)
-        except Exception:
-            logger.exception("trial %d goes on untracked", self._config.number)
-            self._tracker = NoTracker()

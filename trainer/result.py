@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from ..spaces.metrics import LOSS, find_metric
+from .redact import redact
 
 
 class TrialState(enum.StrEnum):
@@ -187,7 +188,7 @@ class TrialResult:
 
     def ended(self, state: TrialState, error: str | None = None) -> TrialResult:
         """This result in its final state."""
-        return replace(self, state=state, error=error)
+        return replace(self, state=state, error=None if error is None else redact(error))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data, from which ``from_dict`` makes an equal result."""

@@ -44,7 +44,6 @@ from .precision import training_flags
 from .recorder import Recorder, Report
 from .result import BaseScore, TrialResult, TrialState
 from .score import collator, score
-from .tracking import Tracker
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +62,6 @@ def run_trial(
     data: TokenizedData,
     report: Report,
     folder: TrialFolder,
-    tracker: Tracker | None = None,
     *,
     resume: bool = False,
     test: bool = False,
@@ -80,7 +78,6 @@ def run_trial(
         data: the search's splits.
         report: called at every evaluation before the horizon.
         folder: receives metrics, the best adapter and, while the trial runs, a checkpoint.
-        tracker: sees every log line.
         resume: go on from the folder's checkpoint, if it holds one. The answer to the
             evaluation at that checkpoint is asked for again.
         test: score the adapter of the best evaluation on the test rows, if there are any, too.
@@ -96,7 +93,7 @@ def run_trial(
         folder.clear()
     for micro_batch in config.micro_batches():
         with _blaming_a_full_disk(folder):
-            recorder = _attempt(config, micro_batch, base, data, report, folder, tracker, test)
+            recorder = _attempt(config, micro_batch, base, data, report, folder, test)
         # A base that the trial has changed is of no use for another attempt.
         if recorder.result.state is not TrialState.OUT_OF_MEMORY or base.spoiled:
             break
@@ -104,7 +101,6 @@ def run_trial(
     if recorder.result.state is not TrialState.PRUNED:
         # One that was stopped may have been so for good, or only because the search was.
         folder.drop_checkpoint()
-    recorder.close()
     return recorder.result
 
 
@@ -115,13 +111,12 @@ def _attempt(
     data: TokenizedData,
     report: Report,
     folder: TrialFolder,
-    tracker: Tracker | None,
     test: bool,
 ) -> Recorder:
     come_into(folder, config)
     checkpoint = _take_up(folder, config)
     earlier = checkpoint.result if checkpoint else None
-    recorder = Recorder(config, folder, _outside(base, report), tracker, earlier)
+    recorder = Recorder(config, folder, _outside(base, report), earlier)
     try:
         set_seed(int(config.train["seed"]))
         with attached(base, config) as model:

@@ -45,18 +45,22 @@ class CutError(BaseException):
     """The end of the process, as far as the trial can see: nothing may catch it."""
 
 
-class CuttingTracker:
-    """Cuts the trial off when it logs the given line: ``key`` at ``step``."""
+@dataclass(frozen=True)
+class CuttingFolder(TrialFolder):
+    """Cuts the trial off when it has written the given line: ``key`` at ``step``."""
 
-    def __init__(self, key: str, step: int) -> None:
-        self._key, self._step = key, step
+    key: str
+    step: int
 
-    def log(self, row: Mapping[str, Any]) -> None:
-        if self._key in row and row["step"] == self._step:
+    def append_metrics(self, row: Mapping[str, Any]) -> None:
+        super().append_metrics(row)
+        if self.key in row and row["step"] == self.step:
             raise CutError
 
-    def finish(self, result: TrialResult) -> None:
-        """Nothing."""
+
+def cutting(folder: TrialFolder, key: str, step: int) -> CuttingFolder:
+    """The same folder, in which a trial gets no further than this."""
+    return CuttingFolder(folder.root, key, step)
 
 
 def cut_at(step: int) -> Callable[[TrialResult], bool]:

@@ -11,9 +11,9 @@ from cut_trials import (
     OFTEN,
     RUNGS,
     CutError,
-    CuttingTracker,
     Left,
     cut_at,
+    cutting,
     resumed,
 )
 from tune_lora.trainer.base import BaseModel
@@ -55,7 +55,7 @@ def test_cut_between_rungs(
     whole: Left, folder: TrialFolder, lent: BaseModel, rows: TokenizedData, step: int, key: str
 ) -> None:
     with pytest.raises(CutError):
-        resumed(folder, lent, rows, config=OFTEN, tracker=CuttingTracker(key, step))
+        resumed(cutting(folder, key, step), lent, rows, config=OFTEN)
     assert folder.checkpoint.is_dir() is (step > 1)
     resumed(folder, lent, rows, config=OFTEN).same_as(whole)
 
@@ -65,7 +65,7 @@ def test_cut_at_every_rung_and_in_between(
 ) -> None:
     for step in (1, 3, 4, 7, 9, 11):
         with pytest.raises(CutError):
-            resumed(folder, lent, rows, config=OFTEN, tracker=CuttingTracker("loss", step))
+            resumed(cutting(folder, "loss", step), lent, rows, config=OFTEN)
     resumed(folder, lent, rows, config=OFTEN).same_as(whole)
 
 
@@ -117,5 +117,5 @@ def test_batches_of_like_length_are_the_same_again(
     # Within the first epoch, at its end, and in the second one.
     for step in (3, 8, 11):
         with pytest.raises(CutError):
-            resumed(folder, lent, rows, config=GROUPED, tracker=CuttingTracker("loss", step))
+            resumed(cutting(folder, "loss", step), lent, rows, config=GROUPED)
     resumed(folder, lent, rows, config=GROUPED).same_as(uncut)

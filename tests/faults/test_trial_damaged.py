@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from cut_trials import CutError, CuttingTracker, Left, resumed
+from cut_trials import CutError, Left, cutting, resumed
 from tune_lora.trainer.base import BaseModel
 from tune_lora.trainer.data import TokenizedData
 from tune_lora.trainer.folder import TrialFolder
@@ -84,7 +84,7 @@ def test_lines_past_the_checkpoint_are_not_doubled(
     whole: Left, cut: TrialFolder, lent: BaseModel, rows: TokenizedData, torn: str
 ) -> None:
     with pytest.raises(CutError):
-        resumed(cut, lent, rows, tracker=CuttingTracker("loss", 9))
+        resumed(cutting(cut, "loss", 9), lent, rows)
     with cut.metrics.open("a", encoding="utf-8") as file:
         file.write(torn)
     resumed(cut, lent, rows).same_as(whole)

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from cut_trials import OFTEN, CutError, CuttingTracker, Left, cut_at, resumed
+from cut_trials import OFTEN, CutError, Left, cut_at, cutting, resumed
 from tune_lora.trainer.base import BaseModel
 from tune_lora.trainer.data import TokenizedData
 from tune_lora.trainer.folder import TrialFolder
@@ -54,7 +54,7 @@ def test_the_adapter_of_a_later_evaluation_than_a_checkpoint_between_rungs(
 ) -> None:
     # The best adapter of that checkpoint's moment, step 5's, is then nowhere any more.
     with pytest.raises(CutError):
-        resumed(cut, lent, rows, config=OFTEN, tracker=CuttingTracker("eval_loss", 10))
+        resumed(cutting(cut, "eval_loss", 10), lent, rows, config=OFTEN)
     shutil.copytree(cut.checkpoint, tmp_path / "before")
     with pytest.raises(CutError):
         resumed(cut, lent, rows, report=cut_at(10))

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +37,14 @@ class TinySearch:
         model: folder of a tiny model.
         pairs: rows that it learns in a few steps.
         search: the space's ``search`` block.
+        more: further blocks.
     """
 
     root: Path
     model: Path
     pairs: Path
     search: Mapping[str, Any]
+    more: Mapping[str, Any] = field(default_factory=dict)
 
     def write(self) -> Path:
         """The space file."""
@@ -62,6 +64,7 @@ class TinySearch:
             },
             "search": {"sampler": "random", "priors": False, "retries": 1, **self.search},
             "resources": {"workers": 2, "threads": 1},
+            **self.more,
         }
         path = self.root / "tiny.yaml"
         path.write_text(yaml.safe_dump(body), encoding="utf-8")
@@ -77,7 +80,7 @@ def ray_search(wanted: TinySearch) -> RunFolder:
     ledger = Ledger(space, run, Study(space, run.study, run.name))
     ray_tune.start_ray(2)
     try:
-        ray_tune.fit(ledger, ready.spec.to_dict(), None, TWO, lambda: False, _unheard)
+        ray_tune.fit(ledger, ready.spec.to_dict(), TWO, lambda: False, _unheard)
     finally:
         ray_tune.stop_ray()
     render.write(run, build(run))

@@ -95,7 +95,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, pairs: Path) -> Iterator[RunFo
         patch.setattr(ray_tune, "TrialWorker", witness())
         ray_tune.start_ray(2, gpus=2)
         try:
-            ray_tune.fit(ledger, ready.spec.to_dict(), None, allocation, lambda: False, note)
+            ray_tune.fit(ledger, ready.spec.to_dict(), allocation, lambda: False, note)
         finally:
             ray_tune.stop_ray()
     return run

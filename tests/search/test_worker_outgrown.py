@@ -96,4 +96,4 @@ def _search(
     def note(number: int, text: str) -> None:
         said.append((number, text))
 
-    ray_tune.fit(ledger, ready.spec.to_dict(), None, allocation, lambda: False, note)
+    ray_tune.fit(ledger, ready.spec.to_dict(), allocation, lambda: False, note)

@@ -70,6 +70,8 @@ def test_packaged_files_and_their_dumps_are_valid(
         "search: {scheduler: {median: {min_trials: 5}}}",
         "search: {scheduler: {asha: }}\ntracking: {wandb: {project: x}}",
         "resources: {workers: 2, threads: auto}",
+        "tracking: [wandb, tensorboard]",
+        "tracking: {tensorboard: , mlflow: {experiment: e}}",
     ],
 )
 def test_both_accept(
@@ -103,7 +105,9 @@ def test_both_accept(
         "search: {metrics: [a.b]}",
         "search: {metrics: rougeL}",
         "search: {generation: {rows: 0}}",
-        "tracking: {mlflow: {}}",
+        "tracking: {comet: {}}",
+        "tracking: [wandb, none]",
+        "tracking: {mlflow: {tracking_uri: ''}}",
         "unknown: {}",
     ],
 )

@@ -66,6 +66,8 @@ def test_override_that_is_not_yaml(faults: Faults) -> None:
         ("learning_rate: 1.0", "train.learning_rate"),
         ("serach: {}", "search"),
         ("tracking: {wandb: {projet: x}}", "tracking.wandb.project"),
+        ("tracking: {wandbb: {}}", "tracking.wandb"),
+        ("tracking: {mlflow: {trackinguri: x}}", "tracking.mlflow.tracking_uri"),
     ],
 )
 def test_unknown_key_names_what_was_meant(faults: Faults, text: str, suggestion: str) -> None:
@@ -158,6 +160,14 @@ def test_reserved_key_says_why_and_what_instead(
         ("resources: 4", "resources", "must be a mapping"),
         ("lora: [r, 8]", "lora", "must be a mapping"),
         ("tracking: {wandb: {mode: of}}", "tracking.wandb.mode", "auto, online, offline"),
+        ("tracking: comet", "tracking", "must be one of wandb, tensorboard, mlflow, none"),
+        ("tracking: [wandb, none]", "tracking", "must be one of wandb, tensorboard, mlflow"),
+        ("tracking: 3", "tracking", "must be a mapping"),
+        (
+            "tracking: {mlflow: {tracking_uri: 'http://me:secret@host:5000'}}",
+            "tracking.mlflow.tracking_uri",
+            "an address without a password",
+        ),
     ],
 )
 def test_values_out_of_bounds(faults: Faults, text: str, path: str, rule: str) -> None:

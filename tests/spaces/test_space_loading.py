@@ -62,8 +62,8 @@ def test_override_makes_missing_mappings_and_goes_through_short_forms(load: Load
     assert space.data.limit.train == 5
     assert space.search.scheduler is not None
     assert space.search.scheduler.grace_steps == 9
-    assert space.tracking is not None
-    assert space.tracking.project == "p"
+    assert space.tracking.wandb is not None
+    assert space.tracking.wandb.project == "p"
 
 
 def test_overrides_alone_fill_an_empty_file(load: Load) -> None:
@@ -86,12 +86,27 @@ def test_no_scheduler(load: Load, given: str) -> None:
     assert load(f"search:\n  scheduler: {given}").search.scheduler is None
 
 
-def test_tracking_is_off_unless_asked_for(load: Load) -> None:
-    assert load("").tracking is None
-    assert load("tracking: none").tracking is None
-    wandb = load("tracking: wandb").tracking
-    assert wandb is not None
-    assert (wandb.project, wandb.mode) == ("tune-lora", "auto")
+@pytest.mark.parametrize("given", ["", "tracking: none", "tracking:", "tracking: {}"])
+def test_tracking_is_off_unless_asked_for(load: Load, given: str) -> None:
+    space = load(given)
+    assert space.tracking.chosen() == {}
+    assert space.resolved()["tracking"] is None
+
+
+@pytest.mark.parametrize(
+    "given", ["wandb", "[wandb]", "{wandb: }", "{wandb: {}}", "{wandb: {mode: auto}}"]
+)
+def test_tracker_forms(load: Load, given: str) -> None:
+    settings = {"project": "tune-lora", "entity": None, "mode": "auto", "adapter": True}
+    assert load(f"tracking: {given}").tracking.chosen() == {"wandb": settings}
+
+
+def test_several_trackers_at_once(load: Load) -> None:
+    assert [*load("tracking: [mlflow, tensorboard]").tracking.chosen()] == ["tensorboard", "mlflow"]
+    chosen = load("tracking: {tensorboard: , mlflow: {experiment: e}}").tracking.chosen()
+    assert chosen["tensorboard"] == {}
+    assert chosen["mlflow"]["experiment"] == "e"
+    assert [*load("", "tracking=[wandb, mlflow]").tracking.chosen()] == ["wandb", "mlflow"]
 
 
 def test_new_name_of_a_field_displaces_the_default_of_its_old_name(load: Load) -> None:

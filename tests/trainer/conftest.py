@@ -128,10 +128,9 @@ def trial(tmp_path: Path, base: BaseModel, data: TokenizedData) -> Callable[...,
         data: TokenizedData = data,
         report: Callable[..., bool] = go_on,
         folder: TrialFolder | None = None,
-        tracker: Any = None,
     ) -> Outcome:
         folder = folder or TrialFolder(tmp_path / "trials" / str(next(numbers)))
-        return Outcome(run_trial(config, base, data, report, folder, tracker), folder)
+        return Outcome(run_trial(config, base, data, report, folder), folder)
 
     return run
 

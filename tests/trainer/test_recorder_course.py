@@ -1,38 +1,15 @@
-"""The recorder alone: what it keeps of a course of losses, and that trackers cannot end a trial."""
+"""The recorder alone: what it keeps of a course of losses."""
 
 import json
-import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tiny_trials import go_on, make_config, stop
 from tune_lora.trainer.folder import TrialFolder
 from tune_lora.trainer.recorder import Recorder
 from tune_lora.trainer.result import Evaluation, TrialResult, TrialState
-
-
-class Listener:
-    """A tracker that remembers, and breaks where it is told to."""
-
-    def __init__(self, breaks: Sequence[str] = ()) -> None:
-        self.breaks, self.asked = breaks, 0
-        self.rows: list[Mapping[str, Any]] = []
-        self.results: list[TrialResult] = []
-
-    def log(self, row: Mapping[str, Any]) -> None:
-        self.asked += 1
-        if "log" in self.breaks:
-            raise ConnectionError("no service")
-        self.rows.append(row)
-
-    def finish(self, result: TrialResult) -> None:
-        self.asked += 1
-        if "finish" in self.breaks:
-            raise ConnectionError("no service")
-        self.results.append(result)
 
 
 @pytest.fixture
@@ -166,13 +143,13 @@ def test_perplexity_that_is_too_large_for_a_number_is_none() -> None:
 def test_loss_that_is_not_finite_is_neither_saved_nor_scored(
     folder: TrialFolder, loss: float
 ) -> None:
-    tracker = Listener()
-    recorder = Recorder(make_config(max_steps=3), folder, go_on, tracker)
+    recorder = Recorder(make_config(max_steps=3), folder, go_on)
     assert replay(recorder, [2.0, loss, 1.0]) == [1]
     result = recorder.finished()
     assert (result.state, result.score, result.best_step) == (TrialState.DIVERGED, 2.0, 1)
-    assert [row["eval_loss"] for row in tracker.rows] == [2.0, None]
-    json.loads(folder.metrics.read_text().splitlines()[-1], parse_constant=pytest.fail)
+    lines = folder.metrics.read_text().splitlines()
+    rows = [json.loads(line, parse_constant=pytest.fail) for line in lines]
+    assert [row["eval_loss"] for row in rows] == [2.0, None]
 
 
 def test_error_outweighs_what_the_course_says(folder: TrialFolder) -> None:
@@ -181,32 +158,3 @@ def test_error_outweighs_what_the_course_says(folder: TrialFolder) -> None:
     assert recorder.stopped
     result = recorder.finished(TrialState.FAILED, "Traceback")
     assert (result.state, result.error, result.score) == (TrialState.FAILED, "Traceback", 2.0)
-
-
-def test_tracker_sees_the_lines_of_the_file_and_the_final_result(folder: TrialFolder) -> None:
-    tracker = Listener()
-    recorder = Recorder(make_config(max_steps=2), folder, go_on, tracker)
-    recorder.logged(1, {"loss": 3.0, "learning_rate": 0.1})
-    recorder.evaluated(2, 2.0, {"rougeL": 0.5})
-    result = recorder.finished()
-    assert tracker.results == []
-    recorder.close()
-    assert tracker.rows == [json.loads(line) for line in folder.metrics.read_text().splitlines()]
-    assert [row["step"] for row in tracker.rows] == [1, 2]
-    assert tracker.rows[1]["rougeL"] == 0.5
-    assert tracker.results == [result]
-
-
-@pytest.mark.parametrize(("breaks", "asked"), [(["log"], 1), (["finish"], 3)])
-def test_tracker_that_breaks_is_logged_and_left(
-    folder: TrialFolder, caplog: pytest.LogCaptureFixture, breaks: list[str], asked: int
-) -> None:
-    tracker = Listener(breaks)
-    recorder = Recorder(make_config(number=7, max_steps=2), folder, go_on, tracker)
-    with caplog.at_level(logging.ERROR):
-        replay(recorder, [3.0, 2.0])
-        result = recorder.finished()
-        recorder.close()
-    assert (result.state, result.score) == (TrialState.COMPLETE, 2.0)
-    assert tracker.asked == asked
-    assert [record.getMessage() for record in caplog.records] == ["trial 7 goes on untracked"]

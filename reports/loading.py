@@ -27,7 +27,7 @@ def loading_code(facts: CardFacts) -> str:
         *_labels(facts),
         ")",
         f"model = PeftModel.from_pretrained(base, {_literal(facts.name)}).eval()",
-        *_use(facts),
+        *_use(facts, _literal(facts.base_model)),
     ]
     return "\n".join(lines) + "\n"
 
@@ -44,7 +44,10 @@ def merged_code(facts: CardFacts, folder: str) -> str:
     """
     auto = AUTO_CLASSES[facts.task]
     path = _literal(f"{facts.name.rstrip('/')}/{folder}")
-    fetched = [f"folder = snapshot_download({_literal(facts.name)})"] if facts.on_hub else []
+    fetched = []
+    if facts.on_hub:
+        path = f'folder + "/{folder}"'
+        fetched = [f"folder = snapshot_download({_literal(facts.name)})"]
     lines = [
         "import torch",
         *(["from huggingface_hub import snapshot_download"] if facts.on_hub else []),
@@ -52,11 +55,11 @@ def merged_code(facts: CardFacts, folder: str) -> str:
         "",
         *fetched,
         f"model = {auto}.from_pretrained(",
-        f'    folder + "/{folder}",' if facts.on_hub else f"    {path},",
+        f"    {path},",
         f"    dtype={_dtype(facts)},",
         '    device_map="auto",',
         ").eval()",
-        *_use(facts),
+        *_use(facts, path),
     ]
     return "\n".join(lines) + "\n"
 
@@ -85,9 +88,9 @@ def _labels(facts: CardFacts) -> list[str]:
     return [f"    num_labels={len(facts.labels)},", f"    id2label={{{names}}},"]
 
 
-def _use(facts: CardFacts) -> list[str]:
+def _use(facts: CardFacts, tokenizer: str) -> list[str]:
     lines = [
-        f"tokenizer = AutoTokenizer.from_pretrained({_literal(facts.base_model)})",
+        f"tokenizer = AutoTokenizer.from_pretrained({tokenizer})",
         "",
         f'inputs = tokenizer({_literal(facts.prompt)}, return_tensors="pt")',
         "with torch.no_grad():",

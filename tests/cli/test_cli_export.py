@@ -92,7 +92,7 @@ def test_another_trial_merged_and_asked(tool: Tool, run: RunFolder, tmp_path: Pa
     assert adapter.out == merged.out
     both = tool("generate", to, *question, "--compare").out
     assert adapter.out.strip() in both
-    assert f"base model ({run.root.parent / 'llama'})" in both
+    assert "┃ base model (" in both
     drawn = [
         tool("generate", to, *question, "--temperature", 5, "--seed", seed).out
         for seed in (1, 1, 2)
@@ -141,7 +141,8 @@ def test_every_form_is_scored_against_the_search(
 ) -> None:
     best, to = ranked(run)[0], tmp_path / "all"
     code, out, err = tool("export", run.root, "--merge", "--quantize", "--to", to, "--gguf")
-    assert (code, err) == (0, "")
+    assert code == 0, err
+    assert "WARNING" not in err
     lines = {line[2:17].strip(): line for line in out.splitlines() if "difference" in line}
     assert list(lines) == ["loaded again", "merged", "merged-nf4", "gguf"]
     for name, line in lines.items():
@@ -183,8 +184,8 @@ def test_an_adapter_off_its_score_is_called_out(tool: Tool, run: RunFolder, tmp_
     finally:
         run.trial(best.number).write_result(best)
     assert code == 0
-    assert err.startswith("WARNING: Loaded again, the adapter scores")
-    assert "this is not what the search ranked." in err
+    assert "WARNING: Loaded again, the adapter scores" in err
+    assert err.endswith("this is not what the search ranked.\n")
     assert "+0.0200" in out
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     assert "this is not what the search ranked." in card

@@ -183,9 +183,10 @@ def exported(
             max_steps=options.pop("steps", 2),
         )
         outcome = trial(config, base=new_base(architecture), data=data)
-        forms = Forms(merge, quantize)
         recipe = Recipe(model_block(architecture), labels=data.labels, **options)
-        export_adapter(outcome.folder.adapter, target, recipe, data, batch_size=4, forms=forms)
+        export_adapter(
+            outcome.folder.adapter, target, recipe, data, batch_size=4, forms=Forms(merge, quantize)
+        )
         return target
 
     return make

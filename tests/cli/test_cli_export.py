@@ -92,7 +92,7 @@ def test_another_trial_merged_and_asked(tool: Tool, run: RunFolder, tmp_path: Pa
     assert adapter.out == merged.out
     both = tool("generate", to, *question, "--compare").out
     assert adapter.out.strip() in both
-    assert "┃ base model (" in both
+    assert "┃ base model" in both
     drawn = [
         tool("generate", to, *question, "--temperature", 5, "--seed", seed).out
         for seed in (1, 1, 2)

@@ -68,6 +68,10 @@ def export(
     private: Annotated[
         bool, typer.Option("--private", help="Make the hub's repository a private one.")
     ] = False,
+    trust_remote_code: Annotated[
+        bool,
+        typer.Option("--trust-remote-code", help="Run the model's own code, if its space says so."),
+    ] = False,
 ) -> None:
     """Write a trial's adapter as a folder that plain peft loads, and score what was written."""
     if private and push is None:
@@ -83,7 +87,7 @@ def export(
 
     forms = Forms(merge, quantize, gguf)
     repo = None if hub is None else hub.repo
-    exported = export_trial(RunFolder.open(run), to, trial, forms, repo)
+    exported = export_trial(RunFolder.open(run), to, trial, forms, repo, trusted=trust_remote_code)
     _show(exported, to, gguf)
     if hub is not None:
         if not is_hub_id(exported.base):

@@ -48,6 +48,10 @@ def generate(
     compare: Annotated[
         bool, typer.Option("--compare", help="Show what the base model answers beside it.")
     ] = False,
+    trust_remote_code: Annotated[
+        bool,
+        typer.Option("--trust-remote-code", help="Run the model's own code, if its space says so."),
+    ] = False,
 ) -> None:
     """Answer a prompt with an exported adapter, in the template that it was trained with."""
     from ..trainer.generate import Decoding, answer_both, load_answerer
@@ -55,11 +59,12 @@ def generate(
     decoding = Decoding(max_new_tokens, temperature, top_p, seed)
     row = {"instruction": prompt, "input": context}
     if not compare:
-        typer.echo(load_answerer(adapter).answer(row, decoding, raw=raw))
+        typer.echo(load_answerer(adapter, trusted=trust_remote_code).answer(row, decoding, raw=raw))
         return
     from ._console import make_console
 
-    both, console = answer_both(adapter, row, decoding, raw=raw), make_console()
+    console = make_console()
+    both = answer_both(adapter, row, decoding, raw=raw, trusted=trust_remote_code)
     answers = {str(adapter): both.adapter, f"base model ({both.base_name})": both.base}
     console.print(side_by_side(answers, console.width))
 

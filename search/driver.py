@@ -147,7 +147,7 @@ def new_run(space: Space, root: Path) -> RunFolder:
 
 
 def _refuse_secrets(space: Space) -> None:
-    text = dump_space(space)
+    text = str(space.resolved())
     for name, value in secrets().items():
         if value in text:
             raise TrialError(f"the space holds the value of ${name}, and run folders are shared")

@@ -37,7 +37,13 @@ class Exported:
 
 
 def export_trial(
-    run: RunFolder, target: Path, trial: int | None, forms: Forms, repo: str | None = None
+    run: RunFolder,
+    target: Path,
+    trial: int | None,
+    forms: Forms,
+    repo: str | None = None,
+    *,
+    trusted: bool = False,
 ) -> Exported:
     """Export a trial's adapter, by default the best one's; see ``export_adapter``.
 
@@ -47,6 +53,7 @@ def export_trial(
         trial: its number.
         forms: what to write besides the adapter.
         repo: hub id under which the card is to have it loaded; None for ``target``.
+        trusted: whether the model's own code may run.
 
     Raises:
         TrialError: there is no such trial, it diverged or has no score, or its weights are gone;
@@ -80,6 +87,7 @@ def export_trial(
         data,
         batch_size=int(row.settings["per_device_eval_batch_size"]),
         forms=forms,
+        trusted=trusted,
         finish=finish,
     )
     reference = str(board.about["model"]["reference"])

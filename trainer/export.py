@@ -138,6 +138,7 @@ def export_adapter(
     *,
     batch_size: int,
     forms: Forms = Forms(),
+    trusted: bool = False,
     finish: Callable[[Path, Rescore], None] = lambda folder, scores: None,
 ) -> Rescore:
     """Copy the adapter at ``source`` to ``target``, with tokenizer, and score it again.
@@ -149,6 +150,7 @@ def export_adapter(
         data: its validation rows are scored.
         batch_size: rows a forward pass.
         forms: what else to write.
+        trusted: see ``BaseSpec.of``.
         finish: given the folder before it takes its name, to add to it.
 
     Raises:
@@ -158,7 +160,7 @@ def export_adapter(
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise TrialError(f"{target}: is not empty; export to another folder (--to)")
-    spec = BaseSpec.of(recipe.model, recipe.labels)
+    spec = BaseSpec.of(recipe.model, recipe.labels, trusted=trusted)
     forms.check(spec)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -19,6 +19,7 @@ from .chat import prompt_of
 from .encode import prompt_ids
 from .errors import TrialError
 from .export import RECIPE, Recipe
+from .foreign import check_adapter
 from .template import render_prompt
 
 
@@ -129,8 +130,12 @@ class Answerer:
         )
 
 
-def load_answerer(folder: Path) -> Answerer:
+def load_answerer(folder: Path, *, trusted: bool = False) -> Answerer:
     """The model at ``folder``: an exported adapter, a merged model, or any peft LoRA adapter.
+
+    Args:
+        folder: of the model.
+        trusted: see ``BaseSpec.of``.
 
     Raises:
         TrialError: there is no adapter and no merged model.
@@ -139,11 +144,12 @@ def load_answerer(folder: Path) -> Answerer:
     recipe = Recipe.read(folder) if (folder / RECIPE).is_file() else None
     if recipe is not None and recipe.merged:
         block = recipe.model.model_copy(update={"name": str(folder.resolve()), "revision": None})
-        base = load_base(BaseSpec.of(block, recipe.labels), quantization="none")
+        base = load_base(BaseSpec.of(block, recipe.labels, trusted=trusted), quantization="none")
         return Answerer(base.model, base, recipe)
     if not (folder / "adapter_config.json").is_file():
         raise TrialError(f"{folder}: holds no adapter (it has no adapter_config.json)")
-    spec = BaseSpec.of(recipe.model, recipe.labels) if recipe else _foreign(folder)
+    check_adapter(folder)
+    spec = BaseSpec.of(recipe.model, recipe.labels, trusted=trusted) if recipe else _foreign(folder)
     base = load_base(spec)
     return Answerer(PeftModel.from_pretrained(base.model, str(folder)).eval(), base, recipe)
 
@@ -164,7 +170,12 @@ class Comparison:
 
 
 def answer_both(
-    folder: Path, row: Mapping[str, str], decoding: Decoding, *, raw: bool = False
+    folder: Path,
+    row: Mapping[str, str],
+    decoding: Decoding,
+    *,
+    raw: bool = False,
+    trusted: bool = False,
 ) -> Comparison:
     """The answers of an export and of its base model, by the same template and seed.
 
@@ -177,16 +188,17 @@ def answer_both(
         row: see ``Answerer.answer``.
         decoding: how tokens are chosen.
         raw: take the instruction for the whole prompt, without the template.
+        trusted: see ``BaseSpec.of``.
 
     Raises:
         TrialError: there is no adapter and no merged model.
         SpaceError: the base model is not to be found.
     """
-    answerer = load_answerer(folder)
+    answerer = load_answerer(folder, trusted=trusted)
     spec, recipe = answerer.base.spec, answerer.recipe
     if recipe is not None:
         # Looked for before anything is generated.
-        spec = BaseSpec.of(recipe.model, recipe.labels)
+        spec = BaseSpec.of(recipe.model, recipe.labels, trusted=trusted)
     answer = answerer.answer(row, decoding, raw=raw)
     model, name = answerer.model, spec.name
     if spec.task == "SEQ_CLS":

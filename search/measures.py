@@ -30,6 +30,6 @@ def measures_said(space: Space) -> str | None:
     if besides:
         parts.append(f"besides {', '.join(besides)}")
     bounds = search.generation
-    if wanted and space.model.task != "SEQ_CLS":
+    if wanted and space.model.task in ("CAUSAL_LM", "SEQ_2_SEQ_LM"):
         parts.append(f"{bounds.rows} answers of {bounds.max_new_tokens} tokens at most")
     return "; ".join(parts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,15 +50,28 @@ def read_base_score(path: Path) -> BaseScore:
         TrialError: the file holds something else.
     """
     try:
-        return _BASE.validate_json(path.read_bytes(), strict=True)
+        base = _BASE.validate_json(path.read_bytes(), strict=True)
+        _check_names(base.metrics)
     except (OSError, ValueError, RecursionError) as error:
         raise TrialError(f"{path}: cannot be read: {_first(error)}") from error
+    return base
+
+
+def _check_names(*metrics: Mapping[str, float]) -> None:
+    """What is no metric might be the name of another column."""
+    for name in (name for found in metrics for name in found):
+        try:
+            find_metric(name)
+        except ValueError as error:
+            raise ValueError(f"{name} {error}") from error
 
 
 def _check(result: TrialResult, number: int) -> None:
     if result.number != number:
         raise ValueError(f"is of trial {result.number}")
-    measured = [vars(evaluation) for evaluation in result.evaluations]
+    metrics = [result.test, *(evaluation.metrics for evaluation in result.evaluations)]
+    _check_names(*metrics)
+    measured = [*(vars(evaluation) for evaluation in result.evaluations), *metrics]
     for name, value in (item for fields in (vars(result), *measured) for item in fields.items()):
         if type(value) in _LARGEST and math.inf > abs(value) >= _LARGEST[type(value)]:
             raise ValueError(f"{name} is too large")

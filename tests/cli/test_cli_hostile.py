@@ -160,6 +160,13 @@ def test_model_code_that_was_run_is_said_in_report_and_leaderboard(
 
 
 DAMAGE: dict[str, Any] = {
+    "a metric that is another column": {
+        "evaluations": [{"step": 4, "eval_loss": 1.0, "seconds": 1.0, "metrics": {"rank": 1.0}}]
+    },
+    "a metric too large to square": {
+        "evaluations": [{"step": 4, "eval_loss": 1.0, "seconds": 1.0, "metrics": {"bleu": 1e200}}]
+    },
+    "a metric of test rows that is none": {"test": {"trial": 1.0}},
     "path for a number": {"number": "../../../etc"},
     "another trial's number": {"number": 7},
     "object for a score": {"score": {"a": 1}},

@@ -151,7 +151,7 @@ def test_figures_are_drawn_of_the_metric_and_of_values_that_are_all_alike(
 ) -> None:
     results = tuple(run.results())
     drawn = {figure.name: figure.figure for figure in figures(build(run), results, [])}
-    curves = drawn["curves"]
+    curves = drawn["learning-curves"]
     assert curves.layout.yaxis.title.text == MATCH
     assert sorted(trace.y[0] for trace in curves.data) == [0.0, 0.25, 0.5, 0.75, 0.75]
     front = next(t for t in drawn["score-and-parameters"].data if t.name == "front")

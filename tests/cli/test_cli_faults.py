@@ -126,7 +126,13 @@ def test_bad_data_in_a_search(tool: Tool, space_file: SpaceFile, at: Path, bare:
     answer = tool("search", space_file(), f"model.name={bare}", f"data.train={source}")
     refused(answer, "data.", "1 rows have an empty response", "no supervised token")
     source = data(bare, [*rows, {**good, "instruction": "long " * 200}])
-    answer = tool("search", space_file(), f"model.name={bare}", f"data.train={source}")
+    answer = tool(
+        "search",
+        space_file(),
+        f"model.name={bare}",
+        f"data.train={source}",
+        "data.duplicates=allow",
+    )
     refused(answer, "data.max_length = 128", "1 rows of the", "no supervised token")
     source = data(bare, [{"question": "a", "response": "b"}] * 20)
     answer = tool("search", space_file(), f"model.name={bare}", f"data.train={source}")

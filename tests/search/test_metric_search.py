@@ -125,7 +125,7 @@ def test_metrics_of_the_user_s_are_looked_at_before_the_model(
         "def right(predictions, references, rows):\n    return 1.0\n", encoding="utf-8"
     )
     monkeypatch.setattr(
-        preflight.BaseSpec, "of", lambda model: pytest.fail("a model is looked for")
+        preflight.BaseSpec, "of", lambda model, **_: pytest.fail("a model is looked for")
     )
     with pytest.raises(SpaceError, match=r"search\.metrics = own_of_search:left.*has no left"):
         preflight.preflight(matching(metrics=["own_of_search:left"]))

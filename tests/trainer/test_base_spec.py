@@ -25,7 +25,7 @@ def test_every_field_of_the_block_arrives(tiny: Tiny) -> None:
         trust_remote_code=True,
     )
     folder = str(tiny("bert").resolve())
-    assert BaseSpec.of(block, ["a", "b"]) == BaseSpec(
+    assert BaseSpec.of(block, ["a", "b"], trusted=True) == BaseSpec(
         source=folder,
         name=block.name,
         reference=folder,

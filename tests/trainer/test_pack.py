@@ -122,7 +122,7 @@ def test_fifty_steps(trial: Trial, base: BaseModel, together: Together) -> None:
     assert found[4].result.stopped_early
     assert found[4].result.step == 4
     for number, outcome in found.items():
-        assert_same(outcome, expected[number], 2e-5)
+        assert_same(outcome, expected[number], 1e-4)
     # Each pass was shared by all who were training still.
     assert together.sizes.count(5) == 4
     # Trials 1 and 3 end at step 25, of a micro-batch each or of two.

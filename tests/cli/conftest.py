@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
+
+# As the command line has it, whose errors are read here; tqdm looks when it is imported.
+os.environ.setdefault("TQDM_DISABLE", "1")
 
 import pytest
 

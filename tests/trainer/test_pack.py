@@ -25,6 +25,12 @@ from wide_models import save_wide
 Trial = Callable[..., Outcome]
 
 
+@pytest.fixture(autouse=True)
+def _rows_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Alone, rows share their beginnings, which sums in another order: see test_prefixes.py."""
+    monkeypatch.setattr("tune_lora.trainer.loss._shares", lambda *_: False)
+
+
 def different(steps: int) -> list[TrialConfig]:
     """Five trials with nothing in common but the base; the second is stopped half-way."""
     rungs = (steps // 5, steps // 2)
@@ -122,7 +128,7 @@ def test_fifty_steps(trial: Trial, base: BaseModel, together: Together) -> None:
     assert found[4].result.stopped_early
     assert found[4].result.step == 4
     for number, outcome in found.items():
-        assert_same(outcome, expected[number], 1e-4)
+        assert_same(outcome, expected[number], 2e-5)
     # Each pass was shared by all who were training still.
     assert together.sizes.count(5) == 4
     # Trials 1 and 3 end at step 25, of a micro-batch each or of two.

@@ -117,6 +117,7 @@ def still(folder: Path, architecture: str, tiny: Callable[..., Path]) -> BaseMod
     return load_base(BaseSpec(str(folder), architecture, dtype="fp32"))
 
 
+@pytest.mark.slow
 def test_fifty_steps(trial: Trial, base: BaseModel, together: Together) -> None:
     before, configs = checksum(base.model), different(50)
     expected = alone(trial, configs)

@@ -25,12 +25,6 @@ from wide_models import save_wide
 Trial = Callable[..., Outcome]
 
 
-@pytest.fixture(autouse=True)
-def _rows_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Alone, rows share their beginnings, which sums in another order: see test_prefixes.py."""
-    monkeypatch.setattr("tune_lora.trainer.loss._shares", lambda *_: False)
-
-
 def different(steps: int) -> list[TrialConfig]:
     """Five trials with nothing in common but the base; the second is stopped half-way."""
     rungs = (steps // 5, steps // 2)
@@ -98,7 +92,9 @@ def data(base: BaseModel, tmp_path: Path) -> TokenizedData:
         for n in (1, 25, 3, 8) * 10
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return tokenize(DataBlock(train=str(path), max_length=128), "CAUSAL_LM", base.tokenizer)
+    return tokenize(
+        DataBlock(train=str(path), max_length=128, duplicates="allow"), "CAUSAL_LM", base.tokenizer
+    )
 
 
 @pytest.fixture
@@ -117,7 +113,6 @@ def still(folder: Path, architecture: str, tiny: Callable[..., Path]) -> BaseMod
     return load_base(BaseSpec(str(folder), architecture, dtype="fp32"))
 
 
-@pytest.mark.slow
 def test_fifty_steps(trial: Trial, base: BaseModel, together: Together) -> None:
     before, configs = checksum(base.model), different(50)
     expected = alone(trial, configs)

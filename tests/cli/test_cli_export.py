@@ -164,7 +164,7 @@ def test_type_of_the_gguf_file(
 ) -> None:
     seen: list[object] = []
 
-    def note(run: object, to: object, trial: object, forms: Any, repo: object) -> None:
+    def note(run: object, to: object, trial: object, forms: Any, repo: object, **_: Any) -> None:
         seen.append((trial, forms.gguf))
         raise TrialError("far enough")
 
@@ -179,7 +179,9 @@ def test_type_of_the_gguf_file(
 def test_an_adapter_off_its_score_is_called_out(tool: Tool, run: RunFolder, tmp_path: Path) -> None:
     best = ranked(run)[0]
     try:
-        run.trial(best.number).write_result(replace(best, score=best.score - 0.02))
+        lower = [replace(e, eval_loss=e.eval_loss - 0.02) for e in best.evaluations]
+        told = replace(best, score=best.score - 0.02, evaluations=tuple(lower))
+        run.trial(best.number).write_result(told)
         code, out, err = tool("export", run.root, "--to", tmp_path / "out", "--merge")
     finally:
         run.trial(best.number).write_result(best)

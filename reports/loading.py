@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..spaces.formats import CLASSIFIERS
 from .card_facts import AUTO_CLASSES, CardFacts
 
 _DTYPES = {"fp32": "torch.float32", "fp16": "torch.float16", "bf16": "torch.bfloat16"}
@@ -82,7 +83,7 @@ def _quantization(facts: CardFacts) -> list[str]:
 
 
 def _labels(facts: CardFacts) -> list[str]:
-    if facts.task not in ("SEQ_CLS", "TOKEN_CLS") or not facts.labels:
+    if facts.task not in CLASSIFIERS or not facts.labels:
         return []
     names = ", ".join(f"{index}: {_literal(name)}" for index, name in enumerate(facts.labels))
     return [f"    num_labels={len(facts.labels)},", f"    id2label={{{names}}},"]

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..spaces import Choice, IntRange, Space, SpaceError
+from ..spaces.formats import CLASSIFIERS
 from ..spaces.metrics import find_metric
-from ..trainer.base import CLASSIFIERS, BaseSpec, load_tokenizer, meta_model
+from ..trainer.base import BaseSpec, load_tokenizer, meta_model
 from ..trainer.data import TokenizedData, tokenize
 from ..trainer.errors import TrialError
 from ..trainer.folder import RunFolder

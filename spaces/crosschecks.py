@@ -6,19 +6,16 @@ import math
 import string
 from collections.abc import Collection, Iterator, Mapping
 from itertools import product
-from typing import Final
 
 from .blocks import DataBlock, ModelBlock, SearchBlock
 from .domains import Choice, Ratio, Value, numbers
 from .errors import MISSING, FaultLog, KeyPath
-from .formats import FORMATS, formats_of
+from .formats import CLASSIFIERS, FORMATS, formats_of
 from .metrics import METRICS, find_metric
 from .nearest import nearest
 from .rules import BOUNDS
 from .sampling import conditional, finish, parameters
 from .schedulers import PBT_CHANGES, PbtScheduler, SchedulerBlock
-
-_CLASSIFYING: Final = ("SEQ_CLS", "TOKEN_CLS")
 
 
 def check_values(values: Mapping[str, Value], failed: Collection[str], log: FaultLog) -> None:
@@ -65,7 +62,7 @@ def check_task(model: ModelBlock, data: DataBlock, log: FaultLog) -> None:
         other = " or ".join(FORMATS[data.format].tasks)
         rule = f"must be {wanted} for model.task {model.task} (this one is for {other})"
         log.add(("data", "format"), data.format, rule)
-    if model.num_labels is not None and model.task not in ("SEQ_CLS", "TOKEN_CLS"):
+    if model.num_labels is not None and model.task not in CLASSIFIERS:
         rule = "is for model.task SEQ_CLS and TOKEN_CLS only"
         log.add(("model", "num_labels"), model.num_labels, rule)
 
@@ -97,7 +94,7 @@ def check_scheduler(
 
 def check_metrics(search: SearchBlock, model: ModelBlock, log: FaultLog) -> None:
     """Check that the metrics exist, and suit the model's task."""
-    classifies = model.task in _CLASSIFYING
+    classifies = model.task in CLASSIFIERS
     named = [(("search", "metric"), search.metric)]
     named += [(("search", "metrics"), name) for name in search.metrics]
     for path, name in named:

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+CLASSIFIERS: Final = ("SEQ_CLS", "TOKEN_CLS")
+"""Tasks whose model gets a fresh head, with an output for each class of the data."""
+
 
 @dataclass(frozen=True)
 class DataFormat:

@@ -24,6 +24,7 @@ from transformers import (
 )
 
 from ..spaces import ModelBlock, SpaceError
+from ..spaces.formats import CLASSIFIERS
 from . import nf4
 from .errors import TrialError
 from .precision import compute_dtype
@@ -42,8 +43,6 @@ AUTO_CLASSES = {
     "TOKEN_CLS": AutoModelForTokenClassification,
 }
 """transformers' class for each of peft's task types."""
-CLASSIFIERS = ("SEQ_CLS", "TOKEN_CLS")
-"""Tasks whose model gets a fresh head, with an output for each class of the data."""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..spaces import DataBlock, Fault, SpaceError
+from ..spaces.formats import CLASSIFIERS
 from .encode import IGNORE, Encoder, check_tokenizer
 from .errors import TrialError, reason
 from .folder import read_json, write_json
@@ -125,7 +126,7 @@ def _tokenized(
     block: DataBlock, task: str, tokenizer: PreTrainedTokenizerBase, scratch: Path
 ) -> TokenizedData:
     splits = read_splits(block, scratch)
-    labels = _classes(splits["train"], block) if task in ("SEQ_CLS", "TOKEN_CLS") else ()
+    labels = _classes(splits["train"], block) if task in CLASSIFIERS else ()
     common = shared(splits)
     made, stats = {}, {}
     for split in SPLITS:

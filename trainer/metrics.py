@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..spaces import SpaceError
+from ..spaces.formats import CLASSIFIERS
 from ..spaces.metrics import find_metric
 from .answers import answers, classes, question
-from .base import CLASSIFIERS, BaseModel
+from .base import BaseModel
 from .errors import TrialError
 
 if TYPE_CHECKING:

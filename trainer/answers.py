@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,7 @@ import torch
 from .base import BaseModel
 from .encode import IGNORE
 from .memory import out_of_memory
-from .score import collator
+from .score import collator, evaluating
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -79,7 +78,7 @@ def answers(
     order = sorted(range(len(prompts)), key=lambda place: len(prompts[place]))
     made = [""] * len(prompts)
     begin, size = 0, batch_size
-    with _evaluating(model), torch.no_grad(), base.autocast():
+    with evaluating(model), base.autocast():
         while begin < len(order):
             places = order[begin : begin + size]
             texts = _batch(model, base, [prompts[p] for p in places], max_new_tokens)
@@ -128,7 +127,7 @@ def classes(model: Any, base: BaseModel, rows: Any, batch_size: int) -> tuple[li
     collate = collator(base.tokenizer, base.spec.task)
     names = base.spec.labels
     predicted, true = [], []
-    with _evaluating(model), torch.no_grad(), base.autocast():
+    with evaluating(model), base.autocast():
         for begin in range(0, len(rows), batch_size):
             part = [rows[place] for place in range(begin, min(begin + batch_size, len(rows)))]
             batch = {key: value.to(base.device) for key, value in collate(part).items()}
@@ -137,13 +136,3 @@ def classes(model: Any, base: BaseModel, rows: Any, batch_size: int) -> tuple[li
             predicted += model(**batch).logits.argmax(-1)[counts].tolist()
             true += labels[counts].tolist()
     return [names[index] for index in predicted], [names[index] for index in true]
-
-
-@contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)

@@ -8,7 +8,7 @@ whose exponential is the perplexity, and a rescore with any batch size gives the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -75,25 +75,32 @@ def score(
         The mean negative log-likelihood of a supervised token in nats (cross-entropy of a row
         for SEQ_CLS, of a labelled token for TOKEN_CLS), and how many there were.
     """
-    was_training = model.training
     device = next(model.parameters()).device
     total, count = 0.0, 0
     gathered = gathers(model, task)
+    with evaluating(model), autocast:
+        for batch in _batches(rows, batch_size):
+            tensors = {key: value.to(device) for key, value in collate(batch).items()}
+            if gathered:
+                loss, weight = supervised_loss(model, tensors)
+                total += float(loss)
+            else:
+                weight = supervised_count(tensors["labels"], task)
+                total += float(model(**tensors).loss) * weight
+            count += weight
+    return total / max(count, 1), count
+
+
+@contextmanager
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Evaluation mode, without gradients; the mode that it was in is restored."""
+    training = model.training
     model.eval()
     try:
-        with torch.no_grad(), autocast:
-            for batch in _batches(rows, batch_size):
-                tensors = {key: value.to(device) for key, value in collate(batch).items()}
-                if gathered:
-                    loss, weight = supervised_loss(model, tensors)
-                    total += float(loss)
-                else:
-                    weight = supervised_count(tensors["labels"], task)
-                    total += float(model(**tensors).loss) * weight
-                count += weight
+        with torch.no_grad():
+            yield
     finally:
-        model.train(was_training)
-    return total / max(count, 1), count
+        model.train(training)
 
 
 def _batches(rows: Dataset, size: int) -> Iterator[list[dict[str, Any]]]:

@@ -15,7 +15,7 @@ share goes through once (``prefixes``).
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,7 @@ from torch.nn import functional
 from transformers.loss.loss_utils import ForCausalLMLoss
 
 from .encode import IGNORE
-from .prefixes import nodes, trie
+from .prefixes import Trie, trie
 
 _BARE_HEADS = {
     "bloom",
@@ -132,12 +132,13 @@ def laid_out(
     lengths = mask.sum(1).tolist()
     texts = [ids[:length] for ids, length in zip(batch["input_ids"].tolist(), lengths, strict=True)]
     total = sum(lengths)
-    shared = nodes(texts) if _shares(model, longest) else total
+    tree = trie(texts) if _shares(model, longest) else None
+    shared = total if tree is None else len(tree.tokens)
     width = model.config.get_text_config().hidden_size
     flash = model.config._attn_implementation in _FLASH
     whole = (6 * width + longest) * rows * longest
-    if shared < total and (6 * width + shared) * shared <= whole:
-        return _as_tree(model, batch, texts)
+    if tree is not None and shared < total and (6 * width + shared) * shared <= whole:
+        return _as_tree(model, batch, tree)
     if total == mask.numel() or (not flash and (6 * width + total) * total > whole):
         return as_is, Targets.of(batch["labels"])
     labels = batch["labels"].clone()
@@ -150,11 +151,10 @@ def laid_out(
 
 
 def _as_tree(
-    model: Any, batch: Mapping[str, torch.Tensor], texts: Sequence[list[int]]
+    model: Any, batch: Mapping[str, torch.Tensor], tree: Trie
 ) -> tuple[Mapping[str, torch.Tensor], Targets]:
-    tree = trie(texts)
     device = batch["input_ids"].device
-    sees: torch.Tensor = tree.sees[None, None].to(device)
+    sees: torch.Tensor = tree.sees()[None, None].to(device)
     if model.config._attn_implementation == "eager":
         # It adds the mask to its scores.
         lowest = torch.finfo(model.dtype).min

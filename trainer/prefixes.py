@@ -22,48 +22,46 @@ class Trie:
     Attributes:
         tokens: ids, ``[nodes]``.
         depths: each one's place in its rows, from 0, ``[nodes]``.
-        sees: which node attends to which, ``[nodes, nodes]``, bool.
         paths: each row's nodes, in its order, ``[tokens of the row]``.
+        shared: how many of them, the first, each row has from the one before it in the tree.
     """
 
     tokens: torch.Tensor
     depths: torch.Tensor
-    sees: torch.Tensor
     paths: tuple[torch.Tensor, ...]
+    shared: tuple[int, ...]
 
-
-def nodes(rows: Sequence[list[int]]) -> int:
-    """How many tokens are left of rows when shared beginnings are there once."""
-    ordered = sorted(rows)
-    known: Sequence[int] = ()
-    count = 0
-    for row in ordered:
-        count += len(row) - _alike(known, row)
-        known = row
-    return count
+    def sees(self) -> torch.Tensor:
+        """Which node attends to which: ``[nodes, nodes]``, bool."""
+        found = torch.zeros(len(self.tokens), len(self.tokens), dtype=torch.bool)
+        for path, shared in zip(self.paths, self.shared, strict=True):
+            new = path[shared:]
+            found[new[:, None], path[None, :]] = torch.ones(len(new), len(path)).tril(shared).bool()
+        return found
 
 
 def trie(rows: Sequence[list[int]]) -> Trie:
     """The tree of token ids in ``rows``, on the CPU."""
-    size = nodes(rows)
-    tokens, depths = torch.empty(size, dtype=torch.long), torch.empty(size, dtype=torch.long)
-    sees = torch.zeros(size, size, dtype=torch.bool)
-    paths = [torch.empty(0, dtype=torch.long)] * len(rows)
-    known: Sequence[int] = ()
-    path = paths[0]
-    made = 0
+    tokens: list[int] = []
+    depths: list[int] = []
+    paths: list[list[int]] = [[]] * len(rows)
+    shares = [0] * len(rows)
+    known: list[int] = []
+    path: list[int] = []
     # Of rows in order, each shares most with the one before it.
     for place in sorted(range(len(rows)), key=lambda place: rows[place]):
         row = rows[place]
-        shared, whole = _alike(known, row), len(row)
-        new = torch.arange(made, made + whole - shared)
-        path = torch.cat([path[:shared], new])
-        tokens[new] = torch.tensor(row[shared:], dtype=torch.long)
-        depths[new] = torch.arange(shared, whole)
-        ancestors = torch.ones(whole - shared, whole, dtype=torch.bool).tril(shared)
-        sees[new[:, None], path[None, :]] = ancestors
-        paths[place], known, made = path, row, made + whole - shared
-    return Trie(tokens, depths, sees, tuple(paths))
+        shared = _alike(known, row)
+        path = [*path[:shared], *range(len(tokens), len(tokens) + len(row) - shared)]
+        tokens += row[shared:]
+        depths += range(shared, len(row))
+        known, paths[place], shares[place] = row, path, shared
+    return Trie(
+        torch.tensor(tokens, dtype=torch.long),
+        torch.tensor(depths, dtype=torch.long),
+        tuple(torch.tensor(path, dtype=torch.long) for path in paths),
+        tuple(shares),
+    )
 
 
 def _alike(left: Sequence[int], right: Sequence[int]) -> int:

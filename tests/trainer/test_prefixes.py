@@ -15,7 +15,7 @@ from torch import nn
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 from tune_lora.trainer import loss as module
 from tune_lora.trainer.loss import laid_out, supervised_loss
-from tune_lora.trainer.prefixes import nodes, trie
+from tune_lora.trainer.prefixes import trie
 
 Rows = Sequence[Sequence[int]]
 
@@ -27,6 +27,11 @@ ALIKE: Rows = [
     [7, 8, 9, 20, 21, 30],  # once more
     [50, 8, 9],
 ]
+
+
+def nodes(rows: Rows) -> int:
+    """How many different beginnings rows have."""
+    return len({tuple(row[: end + 1]) for row in rows for end in range(len(row))})
 
 
 @given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=6), min_size=1, max_size=6))
@@ -41,9 +46,10 @@ def test_a_node_is_a_beginning_and_sees_its_own(rows: Rows) -> None:
         for end, node in enumerate(path.tolist()):
             assert named.setdefault(node, tuple(row[: end + 1])) == tuple(row[: end + 1])
     assert len(named) == len(beginnings)
+    sees = tree.sees()
     for one, mine in named.items():
         for other, theirs in named.items():
-            assert bool(tree.sees[one, other]) == (mine[: len(theirs)] == theirs)
+            assert bool(sees[one, other]) == (mine[: len(theirs)] == theirs)
 
 
 def _batch(rows: Rows, prompt: int = 3) -> dict[str, torch.Tensor]:

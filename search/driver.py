@@ -359,7 +359,7 @@ def _fit(
     with watched(lambda: ray_lives() or over.is_set(), died, give_up):
         try:
             spec = ready.spec.to_dict()
-            ray_tune.fit(ledger, spec, allocation, stopping, display.note)
+            ray_tune.fit(ledger, spec, allocation, stopping)
         finally:
             over.set()
             starting.stop()

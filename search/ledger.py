@@ -56,8 +56,7 @@ class Ledger:
     memory: MemoryBounds = field(default_factory=MemoryBounds)
     note: Callable[[int, str], None] = lambda number, text: None
     halted: str | None = None
-    _auditing: set[int] = field(default_factory=set)
-    _confirming: set[tuple[int, str]] = field(default_factory=set)
+    _rerunning: set[tuple[int, str]] = field(default_factory=set)
     _finalists: tuple[int, ...] | None = None
     _next_board: float = 0.0
     _weighty: dict[int, TrialResult] = field(default_factory=dict)
@@ -135,9 +134,9 @@ class Ledger:
         for seed, number in product(seeds, self._finalists):
             name = confirmation(seed)
             at = (number, name)
-            if at in self._confirming or _read(self.run.trial(number).rerun(name)) is not None:
+            if at in self._rerunning or _read(self.run.trial(number).rerun(name)) is not None:
                 continue
-            self._confirming.add(at)
+            self._rerunning.add(at)
             self.note(number, f"is trained again on seed {seed}")
             return on_seed(self.results[number], seed), name
         return None
@@ -149,8 +148,8 @@ class Ledger:
         wanted = min(self.audits, len(stopped))
         chosen = random.Random(self.space.search.seed).sample(stopped, wanted)
         for number in chosen:
-            if number not in done and number not in self._auditing:
-                self._auditing.add(number)
+            if number not in done and (number, AUDIT) not in self._rerunning:
+                self._rerunning.add((number, AUDIT))
                 return self.study.config(number)
         return None
 

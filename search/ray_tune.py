@@ -237,12 +237,8 @@ def fit(
     spec: dict[str, Any],
     allocation: Allocation,
     stop: Callable[[], bool],
-    note: Callable[[int, str], None],
 ) -> None:
-    """Run the search until its trials are done or ``stop()`` is true. Ray must be up.
-
-    ``note`` is told of a trial (its number) that is taken up again after its worker has died.
-    """
+    """Run the search until its trials are done or ``stop()`` is true. Ray must be up."""
     _forget(ledger.run.ray)
     context = {
         "root": str(ledger.run.root),
@@ -279,7 +275,7 @@ def fit(
             name="ray",
             storage_path=str(ledger.run.root),
             stop=_Until(stop),
-            callbacks=[_Recovery(note)],
+            callbacks=[_Recovery(ledger.note)],
             failure_config=FailureConfig(max_failures=ledger.space.search.retries),
             verbose=0,
         ),

@@ -80,15 +80,11 @@ def ray_search(wanted: TinySearch) -> RunFolder:
     ledger = Ledger(space, run, Study(space, run.study, run.name))
     ray_tune.start_ray(2)
     try:
-        ray_tune.fit(ledger, ready.spec.to_dict(), TWO, lambda: False, _unheard)
+        ray_tune.fit(ledger, ready.spec.to_dict(), TWO, lambda: False)
     finally:
         ray_tune.stop_ray()
     render.write(run, build(run))
     return run
-
-
-def _unheard(number: int, said: str) -> None:
-    """Nobody looks on."""
 
 
 def killed_and_resumed(wanted: TinySearch, moment: Callable[[RunFolder], bool]) -> RunFolder:

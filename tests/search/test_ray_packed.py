@@ -115,7 +115,7 @@ def searched(
         patch.setattr(ray_tune, "SeatWorker", seat)
         ray_tune.start_ray(2, gpus=2)
         try:
-            ray_tune.fit(ledger, ready.spec.to_dict(), allocation, look, lambda *_: None)
+            ray_tune.fit(ledger, ready.spec.to_dict(), allocation, look)
         finally:
             ray_tune.stop_ray()
     return run, list(family.values())

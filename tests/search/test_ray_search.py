@@ -91,11 +91,12 @@ def run(tmp_path_factory: pytest.TempPathFactory, pairs: Path) -> Iterator[RunFo
         with (folder / "run" / "said.txt").open("a", encoding="utf-8") as file:
             file.write(f"{number}: {text}\n")
 
+    ledger.note = note
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ray_tune, "TrialWorker", witness())
         ray_tune.start_ray(2, gpus=2)
         try:
-            ray_tune.fit(ledger, ready.spec.to_dict(), allocation, lambda: False, note)
+            ray_tune.fit(ledger, ready.spec.to_dict(), allocation, lambda: False)
         finally:
             ray_tune.stop_ray()
     return run

@@ -96,4 +96,5 @@ def _search(
     def note(number: int, text: str) -> None:
         said.append((number, text))
 
-    ray_tune.fit(ledger, ready.spec.to_dict(), allocation, lambda: False, note)
+    ledger.note = note
+    ray_tune.fit(ledger, ready.spec.to_dict(), allocation, lambda: False)

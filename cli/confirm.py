@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from ._options import TrustRemoteCode
+
 _EPILOG = """\b
 Examples:
   tune-lora confirm runs/llama-20260101-120000
@@ -29,10 +31,7 @@ def confirm(
     local: Annotated[
         bool, typer.Option("--local", help="One run after another in this process, without Ray.")
     ] = False,
-    trust_remote_code: Annotated[
-        bool,
-        typer.Option("--trust-remote-code", help="Run the model's own code, if its space says so."),
-    ] = False,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Train the best configurations again, to the horizon, on fresh seeds.
 

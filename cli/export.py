@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from ._options import TrustRemoteCode
+
 if TYPE_CHECKING:
     from ..search.export import Exported
 
@@ -68,10 +70,7 @@ def export(
     private: Annotated[
         bool, typer.Option("--private", help="Make the hub's repository a private one.")
     ] = False,
-    trust_remote_code: Annotated[
-        bool,
-        typer.Option("--trust-remote-code", help="Run the model's own code, if its space says so."),
-    ] = False,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Write a trial's adapter as a folder that plain peft loads, and score what was written."""
     if private and push is None:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ._options import TrustRemoteCode
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
@@ -48,10 +50,7 @@ def generate(
     compare: Annotated[
         bool, typer.Option("--compare", help="Show what the base model answers beside it.")
     ] = False,
-    trust_remote_code: Annotated[
-        bool,
-        typer.Option("--trust-remote-code", help="Run the model's own code, if its space says so."),
-    ] = False,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Answer a prompt with an exported adapter, in the template that it was trained with."""
     from ..trainer.generate import Decoding, answer_both, load_answerer

@@ -12,7 +12,8 @@ from itertools import count, islice
 
 from ..reports.noise import configuration
 from ..reports.rows import Row
-from ..spaces import ConfirmBlock, Space, SpaceError, load_space
+from ..spaces import ConfirmBlock, Space, load_space
+from ..trainer.base import check_trust
 from ..trainer.config import TrialConfig
 from ..trainer.errors import TrialError
 from ..trainer.folder import RunFolder
@@ -44,9 +45,7 @@ def confirmed_space(
     if not any(result.state.ranked and result.score is not None for result in results):
         raise TrialError(f"{run.root}: no trial has a score, so there is nothing to confirm")
     space = load_space(run.space)
-    if space.model.trust_remote_code and not trusted:
-        rule = f"would run Python code that comes with {space.model.name}: say --trust-remote-code"
-        raise SpaceError.single("model.trust_remote_code", True, rule)
+    check_trust(space.model, trusted=trusted)
     known = space.search.confirm or ConfirmBlock()
     top, seeds = top or known.top, seeds or known.seeds
     wanted = f"search.confirm={{top: {top}, seeds: {seeds}}}"

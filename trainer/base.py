@@ -83,9 +83,7 @@ class BaseSpec:
         Raises:
             SpaceError: the model's own code is wanted and not trusted; or see ``resolve_model``.
         """
-        if block.trust_remote_code and not trusted:
-            rule = f"would run Python code that comes with {block.name}: say --trust-remote-code"
-            raise SpaceError.single("model.trust_remote_code", True, rule)
+        check_trust(block, trusted=trusted)
         found = resolve_model(block)
         return cls(
             source=found.folder,
@@ -149,6 +147,21 @@ class BaseModel:
         """Mixed precision as in training; does nothing for fp32."""
         enabled = self.dtype is not torch.float32
         return torch.autocast(self.device.type, self.dtype, enabled=enabled)
+
+
+def check_trust(block: ModelBlock, *, trusted: bool) -> None:
+    """Check that a model's own code may run, if it is wanted.
+
+    Args:
+        block: of a space or an exported recipe, which may be someone else's.
+        trusted: whether whoever runs this has said so himself.
+
+    Raises:
+        SpaceError: it is wanted and not trusted.
+    """
+    if block.trust_remote_code and not trusted:
+        rule = f"would run Python code that comes with {block.name}: say --trust-remote-code"
+        raise SpaceError.single("model.trust_remote_code", True, rule)
 
 
 def pick_device() -> torch.device:

@@ -7,13 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from causal_models import causal_model, embedded, gradients, wearing
 from tiny_models import VOCABULARY, tiny_model
 from torch import nn
 from torch.nn import functional
 from transformers import (
-    CONFIG_MAPPING,
-    AutoModelForCausalLM,
     FalconConfig,
     FalconForCausalLM,
     Gemma2Config,
@@ -38,26 +36,15 @@ def _batch(supervised: Callable[[torch.Tensor], torch.Tensor] = lambda mask: mas
     return {"input_ids": ids, "attention_mask": attended.long(), "labels": labels}
 
 
-def _wearing(model: Any, **fields: Any) -> Any:
-    fields = {"target_modules": "all-linear", "init_lora_weights": False, **fields}
-    return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", r=4, **fields))
-
-
-def _gradients(model: nn.Module, loss: torch.Tensor) -> dict[str, torch.Tensor]:
-    model.zero_grad()
-    loss.backward()
-    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-
-
 def _assert_as_stock(model: Any, batch: Batch) -> None:
     """Sum over tokens and gradients, to 1e-6 of the mean loss's."""
     found, count = supervised_loss(model, batch)
-    ours = _gradients(model, found / count)
+    ours = gradients(model, found / count)
     labels = batch["labels"]
     assert count == int((labels[:, 1:] != -100).sum())
     stock = model(**batch).loss
     assert found.item() / count == pytest.approx(stock.item(), abs=1e-6)
-    theirs = _gradients(model, stock)
+    theirs = gradients(model, stock)
     assert ours.keys() == theirs.keys()
     assert theirs
     for name, gradient in theirs.items():
@@ -77,14 +64,14 @@ def _rows_seen(model: Any) -> list[int]:
 
 @pytest.mark.parametrize("architecture", CAUSAL)
 def test_loss_and_gradients_are_those_of_the_stock_forward(architecture: str) -> None:
-    model = _wearing(tiny_model(architecture).eval())
+    model = wearing(tiny_model(architecture).eval())
     assert gathers(model, "CAUSAL_LM")
     _assert_as_stock(model, _batch())
 
 
 @pytest.mark.parametrize("architecture", CAUSAL)
 def test_the_head_sees_only_what_counts(architecture: str) -> None:
-    model, batch = _wearing(tiny_model(architecture)), _batch()
+    model, batch = wearing(tiny_model(architecture)), _batch()
     seen = _rows_seen(model)
     _, count = supervised_loss(model, batch)
     assert seen == [count] == [2 + 4 + 4]
@@ -102,7 +89,7 @@ def test_the_head_sees_only_what_counts(architecture: str) -> None:
     ],
 )
 def test_a_head_with_an_adapter_of_its_own(fields: dict[str, Any]) -> None:
-    model = _wearing(tiny_model("llama"), **fields)
+    model = wearing(tiny_model("llama"), **fields)
     _assert_as_stock(model, _batch())
     assert not any(m._forward_pre_hooks for m in model.modules())
 
@@ -118,7 +105,7 @@ def test_what_a_model_does_to_its_logits_is_done() -> None:
         pad_token_id=None,
         **sizes,
     )
-    _assert_as_stock(_wearing(Gemma2ForCausalLM(config)), _batch())
+    _assert_as_stock(wearing(Gemma2ForCausalLM(config)), _batch())
 
 
 def test_logits_made_without_the_head_are_picked_afterwards() -> None:
@@ -138,13 +125,13 @@ def test_logits_made_without_the_head_are_picked_afterwards() -> None:
 
 
 def test_nothing_supervised_is_no_loss_and_no_gradient() -> None:
-    model = _wearing(tiny_model("llama"), target_modules=["q_proj", "lm_head"])
+    model = wearing(tiny_model("llama"), target_modules=["q_proj", "lm_head"])
     first_only = _batch(lambda mask: mask & (torch.arange(10) == 0))
     found, count = supervised_loss(model, first_only)
     assert (found.item(), count) == (0.0, 0)
-    gradients = _gradients(model, found)
-    assert gradients
-    assert not any(gradient.any() for gradient in gradients.values())
+    left = gradients(model, found)
+    assert left
+    assert not any(gradient.any() for gradient in left.values())
 
 
 def test_which_models_it_is_for() -> None:
@@ -167,7 +154,7 @@ def _reference(
 
 def test_a_fused_loss_takes_the_place_of_head_and_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_fused_loss", lambda head, hidden, kind: _reference)
-    model = _wearing(tiny_model("llama"))
+    model = wearing(tiny_model("llama"))
     seen = _rows_seen(model)
     supervised_loss(model, _batch())
     assert seen == [0]
@@ -187,43 +174,17 @@ def test_fusing_is_for_plain_heads_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> 
 def test_ligers_loss_is_the_stock_one() -> None:
     pytest.importorskip("liger_kernel")
     batch = {key: value.cuda() for key, value in _batch().items()}
-    _assert_as_stock(_wearing(tiny_model("llama").cuda()), batch)
-
-
-SIZES = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 2,
-    "pad_token_id": None,
-}
-
-
-def _embedded(model: Any) -> list[tuple[int, ...]]:
-    """The shapes of ids that the model has embedded, a call an entry."""
-    seen: list[tuple[int, ...]] = []
-    model.get_input_embeddings().register_forward_hook(
-        lambda module, args, output: seen.append(tuple(args[0].shape))
-    )
-    return seen
+    _assert_as_stock(wearing(tiny_model("llama").cuda()), batch)
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("kind", sorted(module._BY_POSITION))
 def test_rows_go_through_without_padding(kind: str, attention: str) -> None:
     """A window of three tokens, where a model has one, is counted in each document."""
-    if kind in ("gpt2", "falcon"):
-        model = tiny_model(kind)
-        model.set_attn_implementation(attention)
-    else:
-        torch.manual_seed(0)
-        windows = {"sliding_window": 3} if kind in ("mistral", "phi3") else {}
-        config = CONFIG_MAPPING[kind](**SIZES, **windows)
-        model = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
-    model = _wearing(model.eval())
-    seen = _embedded(model)
+    windows = {"sliding_window": 3} if kind in ("mistral", "phi3") else {}
+    model = causal_model(kind, attention, **windows)
+    model = wearing(model.eval())
+    seen = embedded(model)
     _assert_as_stock(model, _batch())
     assert seen == [(1, 4 + 10 + 7 + 5), (4, 10)]
 
@@ -241,8 +202,8 @@ def test_a_row_does_not_see_another(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("architecture", ["bloom", "opt"])
 def test_models_that_count_otherwise_get_rows(architecture: str) -> None:
-    model = _wearing(tiny_model(architecture).eval())
-    seen = _embedded(model)
+    model = wearing(tiny_model(architecture).eval())
+    seen = embedded(model)
     supervised_loss(model, _batch())
     assert seen == [(4, 10)]
 
@@ -251,14 +212,14 @@ def test_alibi_gets_rows() -> None:
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     model = FalconForCausalLM(FalconConfig(vocab_size=VOCABULARY, alibi=True, **sizes)).eval()
-    seen = _embedded(model)
+    seen = embedded(model)
     _assert_as_stock(model, _batch())
     assert seen[0] == (4, 10)
 
 
 def test_noise_that_goes_by_a_rows_length_gets_rows() -> None:
     model = tiny_model("llama")
-    seen = _embedded(model)
+    seen = embedded(model)
     model.get_input_embeddings().neftune_noise_alpha = 5.0
     supervised_loss(model, _batch())
     assert seen == [(4, 10)]

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import pytest
 import torch
+from causal_models import causal_model, embedded, gradients, wearing
 from hypothesis import given
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
-from tiny_models import VOCABULARY, tiny_model
-from torch import nn
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+from tiny_models import tiny_model
 from tune_lora.trainer import loss as module
 from tune_lora.trainer.loss import laid_out, supervised_loss
 from tune_lora.trainer.prefixes import trie
@@ -60,39 +58,6 @@ def _batch(rows: Rows, prompt: int = 3) -> dict[str, torch.Tensor]:
     return {"input_ids": ids, "attention_mask": mask.long(), "labels": labels}
 
 
-def _model(kind: str, attention: str = "sdpa") -> Any:
-    if kind in ("gpt2", "falcon"):
-        model = tiny_model(kind)
-        model.set_attn_implementation(attention)
-        return model
-    torch.manual_seed(0)
-    sizes = {
-        "vocab_size": VOCABULARY,
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 2,
-        "pad_token_id": None,
-    }
-    config = CONFIG_MAPPING[kind](**sizes)
-    return AutoModelForCausalLM.from_config(config, attn_implementation=attention)
-
-
-def _embedded(model: Any) -> list[tuple[int, ...]]:
-    seen: list[tuple[int, ...]] = []
-    model.get_input_embeddings().register_forward_hook(
-        lambda module, args, output: seen.append(tuple(args[0].shape))
-    )
-    return seen
-
-
-def _gradients(model: nn.Module, loss: torch.Tensor) -> dict[str, torch.Tensor]:
-    model.zero_grad()
-    loss.backward()
-    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-
-
 @pytest.mark.parametrize("prompt", [3, 1])
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("kind", sorted(module._BY_POSITION))
@@ -100,17 +65,14 @@ def test_what_rows_share_goes_through_once_at_the_same_loss(
     kind: str, attention: str, prompt: int
 ) -> None:
     """With a prompt of one token, what is shared is supervised too, once for each row."""
-    adapter = LoraConfig(
-        task_type="CAUSAL_LM", r=4, target_modules="all-linear", init_lora_weights=False
-    )
-    model = get_peft_model(_model(kind, attention), adapter).eval()
-    seen, batch = _embedded(model), _batch(ALIKE, prompt)
+    model = wearing(causal_model(kind, attention)).eval()
+    seen, batch = embedded(model), _batch(ALIKE, prompt)
     found, count = supervised_loss(model, batch)
-    ours = _gradients(model, found / count)
+    ours = gradients(model, found / count)
     stock = model(**batch).loss
     assert count == int((batch["labels"][:, 1:] != -100).sum())
     assert found.item() / count == pytest.approx(stock.item(), rel=1e-6)
-    theirs = _gradients(model, stock)
+    theirs = gradients(model, stock)
     assert ours.keys() == theirs.keys()
     for name, gradient in theirs.items():
         torch.testing.assert_close(ours[name], gradient, atol=1e-6, rtol=1e-5, msg=name)
@@ -131,7 +93,7 @@ def test_dropout_keeps_rows_whole_in_training_and_not_in_evaluation() -> None:
     batch = _batch(ALIKE)
     whole = (1, sum(map(len, ALIKE)))
     for rate in ({"attention_dropout": 0.1}, {}):
-        model = _model("llama")
+        model = causal_model("llama")
         for name, value in rate.items():
             setattr(model.config, name, value)
         fields = {} if rate else {"lora_dropout": 0.05}
@@ -142,7 +104,7 @@ def test_dropout_keeps_rows_whole_in_training_and_not_in_evaluation() -> None:
 
 
 def test_a_window_shorter_than_a_row_keeps_rows_whole() -> None:
-    model = _model("mistral").eval()
+    model = causal_model("mistral").eval()
     for window, shape in ((9, (1, nodes(ALIKE))), (8, (1, sum(map(len, ALIKE))))):
         model.config.sliding_window = window
         assert laid_out(model, _batch(ALIKE))[0]["input_ids"].shape == shape

@@ -19,53 +19,39 @@ import pstats
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from configurations import MODEL
+from instant import InstantWorker, instant
 from rich.console import Console
 from tune_lora.search import driver, local, ray_tune
 from tune_lora.search.ledger import Ledger
-from tune_lora.search.place import Place
-from tune_lora.search.ray_worker import TrialWorker
 from tune_lora.spaces import Space, load_space
 from tune_lora.trainer.config import TrialConfig
-from tune_lora.trainer.result import BaseScore, Evaluation, TrialResult, TrialState
+from tune_lora.trainer.result import BaseScore, TrialResult
 
 PARTS = 10
 
 
-def instant(config: TrialConfig, report: Callable[[TrialResult], bool]) -> TrialResult:
-    """A trial that takes no time: its losses fall with its learning rate and its steps."""
-    rate = float(config.train["learning_rate"])
-    result = TrialResult(config.number, TrialState.RUNNING, config.to_dict())
-    for step in config.rungs:
-        loss = 3.0 - 100 * rate + 1 / step
-        score = min(loss, result.score or loss)
-        evaluations = (*result.evaluations, Evaluation(step, loss, 0.0))
-        result = replace(result, step=step, score=score, best_step=step, evaluations=evaluations)
-        if step < config.max_steps and not report(result):
-            return result.ended(TrialState.PRUNED)
-    return result.ended(TrialState.COMPLETE)
+class Moment(NamedTuple):
+    """When a trial ended.
 
+    Attributes:
+        wall: seconds.
+        driver: seconds of a core that this process has taken.
+    """
 
-class InstantPlace(Place):
-    """Where nothing is trained."""
+    wall: float
+    driver: float
 
-    def run(self, config: dict[str, Any], report: Callable[[TrialResult], bool]) -> TrialResult:
-        """A trial that takes no time."""
-        return instant(TrialConfig.from_dict(json.loads(config["trial"])), report)
-
-
-class InstantWorker(TrialWorker):
-    """A worker that trains nothing."""
-
-    kind = InstantPlace
+    @classmethod
+    def now(cls) -> Moment:
+        """This one."""
+        return cls(time.perf_counter(), time.process_time())
 
 
 def make_space(data: Path, trials: int, sampler: str, folder: Path) -> Space:
@@ -87,18 +73,20 @@ def make_space(data: Path, trials: int, sampler: str, folder: Path) -> Space:
     return load_space(path)
 
 
-def search(space: Space, root: Path, *, in_process: bool, profile: bool) -> list[float]:
+def search(
+    space: Space, root: Path, *, in_process: bool, profile: bool, address: str | None = None
+) -> list[Moment]:
     """Run the search; the moments at which its trials ended, from the first trial's start."""
-    moments: list[float] = []
+    moments: list[Moment] = []
     told, asked = Ledger.ended, Ledger.next_config
 
     def ended(self: Ledger, result: TrialResult) -> None:
         told(self, result)
-        moments.append(time.perf_counter())
+        moments.append(Moment.now())
 
     def next_config(self: Ledger) -> TrialConfig | None:
         if not moments:
-            moments.append(time.perf_counter())
+            moments.append(Moment.now())
         return asked(self)
 
     def run_trial(
@@ -117,7 +105,7 @@ def search(space: Space, root: Path, *, in_process: bool, profile: bool) -> list
         run = driver.new_run(space, root)
         if profile:
             profiler.enable()
-        driver.run_search(space, run, console, local=in_process)
+        driver.run_search(space, run, console, local=in_process, address=address)
     finally:
         profiler.disable()
         Ledger.ended, Ledger.next_config = told, asked  # type: ignore[method-assign]
@@ -127,12 +115,12 @@ def search(space: Space, root: Path, *, in_process: bool, profile: bool) -> list
     return moments
 
 
-def tenths(moments: list[float]) -> list[float]:
+def tenths(moments: list[Moment]) -> list[float]:
     """Mean seconds a trial in each tenth of the search."""
     count = len(moments) - 1
     bounds = [round(part * count / PARTS) for part in range(PARTS + 1)]
     return [
-        (moments[end] - moments[start]) / (end - start)
+        (moments[end].wall - moments[start].wall) / (end - start)
         for start, end in pairwise(bounds)
         if end > start
     ]
@@ -159,7 +147,7 @@ def main() -> None:
                 "trials": len(moments) - 1,
                 "sampler": given.sampler,
                 "local": given.local,
-                "seconds_a_trial": (moments[-1] - moments[0]) / (len(moments) - 1),
+                "seconds_a_trial": (moments[-1].wall - moments[0].wall) / (len(moments) - 1),
                 "by_tenths": seconds,
             }
         )

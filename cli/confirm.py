@@ -31,6 +31,10 @@ def confirm(
     local: Annotated[
         bool, typer.Option("--local", help="One run after another in this process, without Ray.")
     ] = False,
+    address: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Run on this Ray cluster; see tune-lora search."),
+    ] = None,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Train the best configurations again, to the horizon, on fresh seeds.
@@ -38,6 +42,8 @@ def confirm(
     Each is scored on the validation rows and, once, on the test rows; the leaderboard then ranks
     them by their means and says which tie.
     """
+    if local and address is not None:
+        raise typer.BadParameter("--local runs without Ray, and --address names a Ray cluster")
     from ..search.confirm import confirmed_space
     from ..search.driver import resumed_run, run_search
     from ..trainer.folder import RunFolder
@@ -46,7 +52,7 @@ def confirm(
 
     space = confirmed_space(RunFolder.open(run), top, seeds, trusted=trust_remote_code)
     console = make_console()
-    outcome = run_search(space, resumed_run(space, run), console, local=local)
-    show_outcome(
-        outcome, console, ["tune-lora", "confirm", str(run), *(["--local"] if local else [])]
-    )
+    outcome = run_search(space, resumed_run(space, run), console, local=local, address=address)
+    again = ["tune-lora", "confirm", str(run), *(["--local"] if local else [])]
+    again += ["--address", address] if address is not None else []
+    show_outcome(outcome, console, again)

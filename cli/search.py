@@ -12,7 +12,8 @@ _EPILOG = """\b
 Examples:
   tune-lora search llama
   tune-lora search spaces/llama.yaml search.trials=20 data.train=mine.jsonl
-  tune-lora search llama --resume runs/llama-20260101-120000"""
+  tune-lora search llama --resume runs/llama-20260101-120000
+  tune-lora search llama --address auto --run /shared/runs/llama"""
 
 
 def register(app: typer.Typer) -> None:
@@ -39,6 +40,14 @@ def search(
             "for debugging.",
         ),
     ] = False,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Run on this Ray cluster: HOST:PORT of its head, or auto on one of its nodes. By "
+            "default Ray is started on this machine.",
+        ),
+    ] = None,
     audit: Annotated[
         int,
         typer.Option(
@@ -58,6 +67,8 @@ def search(
     loaded = load_space(space, overrides or [])
     if run is not None and resume is not None:
         raise typer.BadParameter("give --run for a new run or --resume for an old one, not both")
+    if local and address is not None:
+        raise typer.BadParameter("--local runs without Ray, and --address names a Ray cluster")
     if local and audit:
         raise typer.BadParameter("--audit finishes what ASHA stopped, and --local stops nothing")
 
@@ -74,6 +85,9 @@ def search(
     else:
         stamp = time.strftime("%Y%m%d-%H%M%S")
         folder = driver.new_run(loaded, run or Path("runs") / f"{loaded.name}-{stamp}")
-    outcome = driver.run_search(loaded, folder, console, local=local, audits=audit, first=first)
+    outcome = driver.run_search(
+        loaded, folder, console, local=local, audits=audit, first=first, address=address
+    )
     again = ["tune-lora", "search", space, *(overrides or []), *(["--local"] if local else [])]
+    again += ["--address", address] if address is not None else []
     show_outcome(outcome, console, [*again, "--resume", shown(folder.root)])

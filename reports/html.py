@@ -154,10 +154,14 @@ def _failures(results: Iterable[TrialResult]) -> str:
     return "".join(
         f"<details><summary>{escape(result.name)} "
         f'<span class="state {result.state}">{result.state}</span> after step {result.step}'
-        f"</summary><pre>{escape(_several_lines(result.error))}</pre></details>"
+        f"{_at(result)}</summary><pre>{escape(_several_lines(result.error))}</pre></details>"
         for result in results
         if result.error
     )
+
+
+def _at(result: TrialResult) -> str:
+    return "" if result.place is None else f" on {escape(formats.printable(result.place))}"
 
 
 def _several_lines(text: str) -> str:

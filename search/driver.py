@@ -26,7 +26,7 @@ from ..reports.formats import size
 from ..spaces import Fault, Label, PbtScheduler, Space, SpaceError, dump_space, load_space
 from ..trainer.data import TokenizedData
 from ..trainer.errors import TrialError, reason
-from ..trainer.folder import RunFolder, write_json, write_text
+from ..trainer.folder import RunFolder, refuse_uri, write_json, write_text
 from ..trainer.redact import redact_command, secrets
 from ..trainer.statistics import data_lines
 from .bounds import MemoryBounds
@@ -36,12 +36,13 @@ from .live import Display, make_display
 from .measures import measures_said
 from .preflight import Preflight, preflight
 from .resources import Allocation, allocate, disk_budget, visible_cores
-from .settle import settle_unpacking, settle_workers
+from .settle import settle_cluster, settle_unpacking, settle_workers
 from .study import Study
 from .tracking import Follower, make_trackers, require_trackers
 from .watchdog import watched
 
 if TYPE_CHECKING:
+    from .ray_cluster import Cluster
     from .ray_early import EarlyRay
 
 logger = logging.getLogger(__name__)
@@ -128,9 +129,10 @@ def new_run(space: Space, root: Path) -> RunFolder:
     """A fresh run folder at ``root``.
 
     Raises:
-        TrialError: there is something already, or it cannot be made; or the space, which it keeps,
-            holds a secret.
+        TrialError: there is something already, or it cannot be made, or is no path; or the space,
+            which it keeps, holds a secret.
     """
+    refuse_uri(root)
     run = RunFolder(root.resolve())
     _refuse_secrets(space)
     # What write_text leaves when it is killed; an editor's swap file has a shorter name.
@@ -211,6 +213,7 @@ def run_search(
     local: bool,
     audits: int = 0,
     first: Sequence[Mapping[str, Label]] = (),
+    address: str | None = None,
 ) -> SearchOutcome:
     """Run ``space``'s trials, or those that are left, and rank them.
 
@@ -221,14 +224,17 @@ def run_search(
         local: one trial after another in this process, instead of Ray.
         audits: stopped trials to finish at the end, to see whether stopping them was right.
         first: parameters to begin with, before the priors.
+        address: of a Ray cluster to run on, as ``ray.init`` takes it; None starts Ray here.
 
     Raises:
         SpaceError: the space does not fit the model, the data or the machine.
-        TrialError: the model cannot be read, another search runs in the folder, or it cannot be
-            written.
+        TrialError: the model cannot be read, another search runs in the folder, it cannot be
+            written, or a cluster's nodes lack what trials need.
     """
     with run.locked(), ExitStack() as closing:
-        return _run_locked(space, run, console, closing, local=local, audits=audits, first=first)
+        return _run_locked(
+            space, run, console, closing, local=local, audits=audits, first=first, address=address
+        )
 
 
 def _run_locked(
@@ -240,6 +246,7 @@ def _run_locked(
     local: bool,
     audits: int,
     first: Sequence[Mapping[str, Label]],
+    address: str | None,
 ) -> SearchOutcome:
     console.print(f"run folder: {run.root}", highlight=False, soft_wrap=True)
     if space.model.trust_remote_code:
@@ -248,18 +255,26 @@ def _run_locked(
     try:
         require_trackers(space)
         cores = visible_cores()
-        allocation = Allocation(1, cores, 0) if local else allocate(space, cores, _count_gpus())
-        starting = None if local else _start_ray(cores, closing)
-        ready = preflight(space, run)
-        if not local:
-            allocation = settle_workers(space, ready.spec, ready.modules, allocation, cores)
-        spec, unpacking = settle_unpacking(space, ready.spec, ready.modules, allocation, run)
-        ready = replace(ready, spec=spec)
-        layout = Layout(allocation)
-        if not local:
-            layout = settle_layout(space, ready, allocation, cores, run)
+        starting: EarlyRay | Cluster | None = None
+        cluster = None if address is None else _join(address, closing)
+        if cluster is not None:
+            starting = cluster
+            ready, layout, unpacking = settle_cluster(space, run, cluster)
+        else:
+            allocation = Allocation(1, cores, 0) if local else allocate(space, cores, _count_gpus())
+            starting = None if local else _start_ray(cores, closing)
+            ready = preflight(space, run)
+            if not local:
+                allocation = settle_workers(space, ready.spec, ready.modules, allocation, cores)
+            spec, unpacking = settle_unpacking(space, ready.spec, ready.modules, allocation, run)
+            ready = replace(ready, spec=spec)
+            layout = Layout(allocation)
+            if not local:
+                layout = settle_layout(space, ready, allocation, cores, run)
         allocation = layout.allocation
         _say_plan(space, ready, layout, unpacking, console)
+        if cluster is not None:
+            console.print(f"ray:    {cluster.describe()}", highlight=False, markup=False)
         _say_disk(space, run, ready, allocation, console)
     except (SpaceError, TrialError):
         run.discard_bare()
@@ -270,7 +285,7 @@ def _run_locked(
             ready.data.save(run.data)
             # From here on every process maps the files in the run folder.
             ready = replace(ready, data=TokenizedData.load(run.data))
-        _write_about(space, run, ready, layout.to_dict(cores))
+        _write_about(space, run, ready, {**layout.to_dict(cores), "address": address})
         study = Study(space, run.study, run.name, first)
         memory = MemoryBounds(ready.adapter_size)
         ledger = Ledger(space, run, study, audits=audits, memory=memory)
@@ -285,7 +300,7 @@ def _run_locked(
     ledger.note = display.note
     ledger.watchers.append(follower.update)
     with follower, stop.catching_interrupts(close), display:
-        _fit(ledger, ready, allocation, stop, display, starting)
+        _fit(ledger, ready, allocation, stop, display, starting, cluster)
     if ledger.halted is not None:
         raise TrialError(f"{ledger.halted}\n{_going_on(run)}")
     with _written(run):
@@ -319,13 +334,22 @@ def _start_ray(cores: int, closing: ExitStack) -> EarlyRay:
     return starting
 
 
+def _join(address: str, closing: ExitStack) -> Cluster:
+    from .ray_cluster import Cluster
+
+    cluster = Cluster(address)
+    closing.callback(cluster.stop)
+    return cluster
+
+
 def _fit(
     ledger: Ledger,
     ready: Preflight,
     allocation: Allocation,
     stop: StopSignal,
     display: Display,
-    starting: EarlyRay | None,
+    starting: EarlyRay | Cluster | None,
+    cluster: Cluster | None,
 ) -> None:
     if starting is None:
         from .local import fit_local
@@ -345,13 +369,13 @@ def _fit(
         return ledger.closed
 
     def died() -> None:
-        ledger.halt("Ray has died; its own processes were killed, perhaps for lack of memory")
+        ledger.halt(starting.death)
 
     def give_up() -> None:
         # The thread that runs the search is blocked within Ray and cannot be woken.
         display.__exit__(None, None, None)
         print(f"error: {ledger.halted}\n{_going_on(ledger.run)}", file=sys.stderr, flush=True)
-        ray_tune.kill_ray()
+        starting.kill()
         os._exit(1)
 
     over = threading.Event()
@@ -359,7 +383,7 @@ def _fit(
     with watched(lambda: ray_lives() or over.is_set(), died, give_up):
         try:
             spec = ready.spec.to_dict()
-            ray_tune.fit(ledger, spec, allocation, stopping)
+            ray_tune.fit(ledger, spec, allocation, stopping, cluster)
         finally:
             over.set()
             starting.stop()

@@ -86,6 +86,9 @@ def settle_layout(
     if changing and asked not in (1, "auto"):
         rule = f"{changing} changes the base that packed trials share; write 1 or auto"
         raise SpaceError.single("search.pack", asked, rule)
+    if allocation.gpus > 1 and asked not in (1, "auto"):
+        rule = f"trials of {allocation.gpus:g} GPUs each share no passes; write 1 or auto"
+        raise SpaceError.single("search.pack", asked, rule)
     if asked != "auto":
         allocation = replace(allocation, pack=asked)
     layouts = _layouts(space, allocation, cores)
@@ -98,7 +101,7 @@ def settle_layout(
     if _arithmetic(space, ready, trials) < _LEAST * _speed(allocation):
         return Layout(allocation)
     packs: list[int] = []
-    if asked == "auto" and not changing and _can_share(trials, ready):
+    if asked == "auto" and not changing and allocation.gpus <= 1 and _can_share(trials, ready):
         packs = [n for n in _PACKS if n * allocation.workers <= space.search.trials]
     if len(layouts) < 2 and not packs:
         return Layout(allocation)
@@ -121,7 +124,8 @@ def _begun(run: RunFolder, allocation: Allocation, cores: int) -> Mapping[str, A
     if not run.about.is_file():
         return None
     begun: Mapping[str, Any] = run.read_about()["layout"]
-    same = (begun["cores"], begun["gpus"]) == (cores, allocation.gpus)
+    here = begun.get("address") is None
+    same = here and (begun["cores"], begun["gpus"]) == (cores, allocation.gpus)
     return begun if same else None
 
 

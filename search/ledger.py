@@ -183,6 +183,12 @@ class Ledger:
             return config
         return None
 
+    def placed(self, number: int, place: str) -> None:
+        """A trial has come to run at ``place``, for the first time or anew."""
+        if not self.closed:
+            with self.keeping():
+                self._enter(replace(self.results[number], place=place))
+
     def progress(self, result: TrialResult) -> None:
         """A trial has been evaluated and goes on."""
         known = self.results.get(result.number)

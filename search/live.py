@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from types import TracebackType
 from typing import Protocol
 
@@ -62,9 +63,13 @@ class Progress:
         self._earlier = len(self.results)
         self._start = time.monotonic()
 
-    def update(self, result: TrialResult) -> None:
-        """Take in a trial's latest result."""
+    def update(self, result: TrialResult) -> bool:
+        """Take in a trial's latest result; whether nothing is new but where it runs."""
+        known = self.results.get(result.number)
         self.results[result.number] = result
+        if known is None or known.place == result.place:
+            return False
+        return replace(known, place=result.place) == result
 
     @property
     def best(self) -> TrialResult | None:
@@ -147,7 +152,8 @@ class LiveTable:
     def _table(self) -> Table:
         progress = self._progress
         table = Table(title=self._title(), title_justify="left", box=None, pad_edge=False)
-        for heading in ("trial", "state", "configuration"):
+        places = any(result.place for result in progress.results.values())
+        for heading in ("trial", "state", *(["place"] if places else []), "configuration"):
             table.add_column(heading)
         for heading in ("step", progress.metric.replace("_", " "), "best"):
             table.add_column(heading, justify="right")
@@ -155,17 +161,19 @@ class LiveTable:
         shown = sorted(progress.results.values(), key=lambda r: r.number)[-_VISIBLE_ROWS:]
         for result in shown:
             style = "bold" if best is not None and result.number == best.number else None
-            table.add_row(*self._cells(result), style=style)
+            table.add_row(*self._cells(result, places=places), style=style)
         return table
 
-    def _cells(self, result: TrialResult) -> list[str]:
+    def _cells(self, result: TrialResult, *, places: bool) -> list[str]:
         color = state_color(result.state)
         last = _value(result) if result.evaluations else "-"
         score = f"{result.score:.4f}" if result.score is not None else "-"
         name = "default" if result.baseline else str(result.number)
         state = f"[{color}]{result.state}[/{color}]"
         step = f"{result.step}/{self._progress.horizon}"
-        return [name, state, escape(describe(result.config)), step, last, score]
+        nowhere = "-" if result.state.finished else "waiting"
+        place = [escape(printable(result.place or nowhere))] if places else []
+        return [name, state, *place, escape(describe(result.config)), step, last, score]
 
     def _title(self) -> str:
         progress = self._progress
@@ -197,17 +205,22 @@ class PlainLines:
 
     def update(self, result: TrialResult) -> None:
         """A trial has moved: say how."""
-        self._progress.update(result)
-        self._console.print(self._line(result), markup=False, highlight=False, soft_wrap=True)
+        head = f"{clock(self._progress.elapsed):>6}  {result.name}"
+        moved = self._progress.update(result)
+        line = (
+            f"{head}  runs on   {printable(result.place or '-')}"
+            if moved
+            else self._line(head, result)
+        )
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def note(self, number: int, text: str) -> None:
         """Say it."""
         line = _note(self._progress, number, text)
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    def _line(self, result: TrialResult) -> str:
+    def _line(self, head: str, result: TrialResult) -> str:
         progress = self._progress
-        head = f"{clock(progress.elapsed):>6}  {result.name}"
         if result.state is TrialState.RUNNING and not result.evaluations:
             kind = "  (the default configuration)" if result.baseline else ""
             return f"{head}  started   {describe(result.config)}{kind}"

@@ -94,7 +94,8 @@ class Place:
         self._check_growth()
         if self._base is None or self._base.spoiled:
             self._base = None
-            self._base = base.load_base(base.BaseSpec.from_dict(self._spec))
+            # The GPUs that a worker sees are its trial's alone.
+            self._base = base.load_base(base.BaseSpec.from_dict(self._spec), spread=True)
             self._pack = pack.Pack(self._base) if self._packed else None
         self._data = self._data or data.TokenizedData.load(self.root.data)
 

@@ -15,9 +15,14 @@ class EarlyRay:
     The thread lives until ``stop``: Linux ends Ray's processes with the thread that began them
     (``PR_SET_PDEATHSIG``), so that none outlives a driver that is killed.
 
+    Attributes:
+        death: what to say where it has died.
+
     Args:
         cores: of the machine.
     """
+
+    death = "Ray has died; its own processes were killed, perhaps for lack of memory"
 
     def __init__(self, cores: int) -> None:
         self._started: Future[Callable[[], bool]] = Future()
@@ -35,6 +40,10 @@ class EarlyRay:
             ray_tune.stop_ray()
         self._over.set()
         self._thread.join()
+
+    def kill(self) -> None:
+        """Kill it and its workers, where it can stop nothing any more."""
+        ray_tune.kill_ray()
 
     def _main(self, cores: int) -> None:
         try:

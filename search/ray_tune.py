@@ -1,7 +1,7 @@
 """The driver's side of Ray Tune: the searcher and the call.
 
 Everything of substance is elsewhere (``run_trial``, ``Study``, ``Ledger``); these classes only
-fit it to Ray's interfaces, so that a change of Ray's stays in the three modules of that name.
+fit it to Ray's interfaces, so that a change of Ray's stays in the modules of that name.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import logging
 import os
 import secrets
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
@@ -27,10 +28,6 @@ os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 os.environ.setdefault("TUNE_FORCE_TRIAL_CLEANUP_S", "3")
 # What has become of a trial whose worker died, the display says, and the leaderboard.
 os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")
-# Ray's ports are open to the network, and whoever gets in can run code: Ray asks for a token. Its
-# own would lie in the user's home, where others may read it; this one dies with the search.
-if not os.environ.get("RAY_AUTH_TOKEN_PATH"):
-    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 # Ray prints these itself, through no logger.
 os.environ.setdefault(
     "RAY_DEDUP_LOGS_SKIP_REGEX", "A worker died or was killed|Raylet is terminated"
@@ -44,12 +41,16 @@ from ray.tune.execution import class_cache
 from ray.tune.search import Searcher
 
 from ..spaces import PbtScheduler
-from ..trainer.result import TrialState
+from ..trainer.result import TrialResult, TrialState
 from .ledger import Ledger
 from .place import as_config, from_told
+from .ray_places import Whereabouts
 from .ray_schedulers import make_scheduler
 from .ray_worker import Engine, SeatWorker, TrialWorker, WorkerOutgrownError, lives
 from .resources import Allocation
+
+if TYPE_CHECKING:
+    from .ray_cluster import Cluster
 
 logger = logging.getLogger(__name__)
 # That Ray's own state could not be saved is not worth a traceback: the study is the truth.
@@ -80,17 +81,28 @@ class StudySearcher(Searcher):  # type: ignore[misc]
 
     Ray's own OptunaSearch tells COMPLETE for every trial that ends, also for one that the
     scheduler stopped, so the sampler takes a loss at step 3 for one at the horizon.
+
+    Args:
+        ledger: the books.
+        room: for how many trials there is room now, those included that run. (Ray's
+            ``ConcurrencyLimiter`` has a number that stays, and nodes come and go.)
+        places: where trials are, by Ray's ids.
     """
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(
+        self, ledger: Ledger, room: Callable[[], int], places: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__(metric="cost", mode="min")
-        self._ledger = ledger
+        self._ledger, self._room = ledger, room
+        self._places = {} if places is None else places
         self._numbers: dict[str, int] = {}
         self._reruns: dict[str, str] = {}
         self._base_scorer: str | None = None
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """The next configuration, FINISHED when there are no more."""
+        """The next configuration; None while there is no room, FINISHED when there are no more."""
+        if len(self._numbers) + len(self._reruns) >= self._room():
+            return None
         config = self._ledger.next_config()
         if config is None:
             return self._suggest_rerun(trial_id)
@@ -115,7 +127,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """A trial has been evaluated."""
         if "result" in result and trial_id not in self._reruns:
-            self._ledger.progress(from_told(result))
+            self._ledger.progress(self._told(trial_id, result))
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -124,7 +136,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         rerun = self._reruns.pop(trial_id, None)
         if rerun is not None:
             if not error and result and "result" in result:
-                self._ledger.reran(from_told(result), rerun)
+                self._ledger.reran(self._told(trial_id, result), rerun)
             return
         number = self._numbers.pop(trial_id, None)
         if trial_id == self._base_scorer:
@@ -138,8 +150,12 @@ class StudySearcher(Searcher):  # type: ignore[misc]
             self._ledger.halt(str(result["halt"]))
             return
         # A trial's last result comes only here: Ray does not pass it to on_trial_result before.
-        last = from_told(result) if result and "result" in result else self._ledger.results[number]
+        known = self._ledger.results[number]
+        last = self._told(trial_id, result) if result and "result" in result else known
         self._ledger.ended(last if last.state.finished else last.ended(TrialState.PRUNED))
+
+    def _told(self, trial_id: str, result: dict[str, Any]) -> TrialResult:
+        return replace(from_told(result), place=self._places.get(trial_id))
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Ray pickles its searcher for ``Tuner.restore``; here the study is the truth."""
@@ -191,6 +207,12 @@ class _Recovery(Callback):  # type: ignore[misc]
         return {}
 
 
+def worker_variables() -> dict[str, str]:
+    """Environment variables for workers, as this process has them or as they had better be."""
+    wanted = {"TOKENIZERS_PARALLELISM": "false", **_ALLOCATOR}
+    return {name: os.environ.get(name, value) for name, value in wanted.items()}
+
+
 def start_ray(cores: int, gpus: int | None = None) -> Callable[[], bool]:
     """Start Ray on this machine.
 
@@ -202,11 +224,14 @@ def start_ray(cores: int, gpus: int | None = None) -> Callable[[], bool]:
         Whether Ray's own processes live, as a call. Some seconds after one of them has died, Ray
         ends this process too, without a word.
     """
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    for name, value in _ALLOCATOR.items():
-        os.environ.setdefault(name, value)
+    os.environ.update(worker_variables())
+    # Ray's ports are open to the network, and whoever gets in can run code: Ray asks for a token.
+    # Its own would lie in the user's home, where others may read it; this one dies with the search.
+    if not os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     ray.init(
-        # Not whichever cluster someone has started on this machine.
+        # Not whichever cluster someone has started on this machine, nor the one that RAY_ADDRESS
+        # names.
         address="local",
         num_cpus=cores,
         num_gpus=gpus,
@@ -237,8 +262,12 @@ def fit(
     spec: dict[str, Any],
     allocation: Allocation,
     stop: Callable[[], bool],
+    cluster: Cluster | None = None,
 ) -> None:
-    """Run the search until its trials are done or ``stop()`` is true. Ray must be up."""
+    """Run the search until its trials are done or ``stop()`` is true. Ray must be up.
+
+    On a ``cluster`` there is room for as many trials as its nodes carry at the time.
+    """
     _forget(ledger.run.ray)
     context = {
         "root": str(ledger.run.root),
@@ -247,6 +276,8 @@ def fit(
     }
     engines: list[Any] = []
     takes = {"cpu": allocation.threads, "gpu": allocation.gpus}
+    if allocation.memory:
+        takes["memory"] = allocation.memory
     if allocation.pack > 1:
         names = [f"engine-{number}" for number in range(allocation.workers)]
         engines = [_engine(name, allocation, takes, context) for name in names]
@@ -254,19 +285,24 @@ def fit(
         takes = {"cpu": 0, "gpu": 0}
     else:
         trainable = tune.with_parameters(TrialWorker, **context)
-    worker = tune.with_resources(trainable, {**takes, _SLOTS: _part(allocation.trials)})
+    # The nodes of a cluster have no such slots.
+    slots = {} if cluster is not None else {_SLOTS: _part(allocation.trials)}
+    worker = tune.with_resources(trainable, {**takes, **slots})
     # A trial that population based training lets wait counts as running for Ray's limit: there
     # all trials are under way, and the slots alone limit how many of them train.
     population = isinstance(ledger.space.search.scheduler, PbtScheduler)
+    # How many trials are asked for is the searcher's to say. Of a population, those that wait for
+    # a slot are drawn one at a time.
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "1" if population else str(10**6)
+    places = Whereabouts(ledger, allocation, cluster)
     tuner = tune.Tuner(
         worker,
         tune_config=TuneConfig(
             metric="cost",
             mode="min",
-            search_alg=StudySearcher(ledger),
+            search_alg=StudySearcher(ledger, _room(ledger, allocation, cluster), places.places),
             scheduler=make_scheduler(ledger),
             num_samples=-1,
-            max_concurrent_trials=None if population else allocation.trials,
             reuse_actors=True,
             trial_name_creator=lambda trial: f"trial_{trial.trial_id}",
             trial_dirname_creator=lambda trial: trial.trial_id,
@@ -275,7 +311,7 @@ def fit(
             name="ray",
             storage_path=str(ledger.run.root),
             stop=_Until(stop),
-            callbacks=[_Recovery(ledger.note)],
+            callbacks=[_Recovery(ledger.note), places],
             failure_config=FailureConfig(max_failures=ledger.space.search.retries),
             verbose=0,
         ),
@@ -292,6 +328,16 @@ def _forget(folder: Path) -> None:
     if folder.is_symlink():
         folder.unlink()
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _room(ledger: Ledger, allocation: Allocation, cluster: Cluster | None) -> Callable[[], int]:
+    """For how many trials there is room, as a call."""
+    space = ledger.space
+    if cluster is not None:
+        return lambda: cluster.room(space, allocation)
+    population = isinstance(space.search.scheduler, PbtScheduler)
+    room = space.search.trials if population else allocation.trials
+    return lambda: room
 
 
 def _part(trials: int) -> float:

@@ -57,6 +57,11 @@ class _Worker(tune.Trainable):  # type: ignore[misc]
         except OutgrownError as error:
             raise WorkerOutgrownError(str(error)) from error
 
+    def where(self) -> tuple[str, list[str]]:
+        """Ray's id of the node that this process is on, and the ids of its GPUs there."""
+        context = ray.get_runtime_context()
+        return context.get_node_id(), list(context.get_accelerator_ids()["GPU"])
+
     def cleanup(self) -> None:
         """Let the running trial clean up after itself."""
         self._trial.stop()

@@ -23,17 +23,25 @@ class Allocation:
         threads: CPU threads of each worker.
         gpus: GPUs of each worker; 0 on a machine without.
         pack: trials that each worker trains together.
+        memory: bytes that a cluster is asked for each worker; 0 asks for none.
     """
 
     workers: int
     threads: int
     gpus: float
     pack: int = 1
+    memory: int = 0
 
     @property
     def trials(self) -> int:
         """Trials at a time."""
         return self.workers * self.pack
+
+    @property
+    def asks(self) -> dict[str, float]:
+        """What Ray is asked for each worker, by its own names."""
+        wanted = {"GPU": self.gpus, "CPU": self.threads, "memory": self.memory}
+        return {name: value for name, value in wanted.items() if value}
 
     def __str__(self) -> str:
         thing = f"{self.gpus:g} GPU" if self.gpus else f"{self.threads} CPU thread(s)"
@@ -53,8 +61,10 @@ def allocate(space: Space, cores: int, gpus: int) -> Allocation:
         SpaceError: the space asks for more than there is.
     """
     asked = space.resources
-    per_trial = _gpus_a_trial(asked.gpus_per_trial, gpus) if gpus else 0.0
-    carried = _carried(gpus, per_trial) if gpus else cores
+    per_trial = float(asked.gpus_per_trial) if gpus else 0.0
+    if gpus:
+        check_share(per_trial, gpus, f"this machine has {gpus} GPU(s)")
+    carried = carried_by_gpus(gpus, per_trial) if gpus else cores
     if asked.workers == "auto":
         least = 1 if asked.threads == "auto" else asked.threads
         workers = max(1, min(carried, cores // least, space.search.trials))
@@ -71,17 +81,25 @@ def allocate(space: Space, cores: int, gpus: int) -> Allocation:
     return Allocation(workers, threads, per_trial)
 
 
-def _gpus_a_trial(asked: float, gpus: int) -> float:
-    if asked > gpus:
-        rule = f"this machine has {gpus} GPU(s)"
+def check_share(asked: float, most: int, rule: str) -> None:
+    """Check ``resources.gpus_per_trial`` against the most GPUs that a trial can have.
+
+    Args:
+        asked: its value.
+        most: GPUs of the machine, or of the largest node.
+        rule: what to say where that is less.
+
+    Raises:
+        SpaceError: it is less, or Ray shares out no such part.
+    """
+    if asked > most:
         raise SpaceError.single("resources.gpus_per_trial", asked, rule)
     if asked > 1 and asked != int(asked):
         rule = "a part of one GPU (0.5) or whole ones (1, 2): Ray shares out nothing between"
         raise SpaceError.single("resources.gpus_per_trial", asked, rule)
-    return float(asked)
 
 
-def _carried(gpus: int, per_trial: float) -> int:
+def carried_by_gpus(gpus: int, per_trial: float) -> int:
     """Workers that so many GPUs carry; a part of a GPU lies on one, never across two."""
     if per_trial < 1:
         return gpus * int(1 / per_trial + 1e-9)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -13,8 +15,12 @@ from ..trainer.base import BaseSpec
 from ..trainer.folder import RunFolder
 from ..trainer.precision import compute_dtype
 from ..trainer.unpacking import PROCESS, Unpacking, choose_unpacking, free_here, free_on_gpus
-from .preflight import lora_choices
+from .layout import Layout
+from .preflight import Preflight, lora_choices, preflight
 from .resources import Allocation
+
+if TYPE_CHECKING:
+    from .ray_cluster import Cluster
 
 _KEY = "model.quantization_compute"
 _NF4 = 0.6
@@ -38,9 +44,7 @@ def settle_workers(
     """
     if allocation.gpus or space.resources.workers != "auto":
         return allocation
-    width = _NF4 if spec.quantization != "none" else _width(spec, 0)
-    weights = sum(parameter.numel() for parameter in model.parameters())
-    most = int(free_here(torch.device("cpu")) / (2 * width * weights + PROCESS))
+    most = int(free_here(torch.device("cpu")) / wanted_memory(spec, model))
     workers = max(1, min(allocation.workers, most))
     asked = space.resources.threads
     return replace(
@@ -48,8 +52,50 @@ def settle_workers(
     )
 
 
+def wanted_memory(spec: BaseSpec, model: nn.Module) -> int:
+    """Bytes that a worker without a GPU wants: twice the weights and 1 GiB."""
+    width = _NF4 if spec.quantization != "none" else _width(spec, 0)
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    return int(2 * width * weights + PROCESS)
+
+
+def settle_cluster(
+    space: Space, run: RunFolder, cluster: Cluster
+) -> tuple[Preflight, Layout, str | None]:
+    """All that is settled before a search on a cluster, by what its nodes say.
+
+    Returns:
+        Model and data with ``quantization_compute`` decided, the workers, and a sentence about the
+        former (see ``settle_unpacking``).
+
+    Raises:
+        SpaceError: the space does not fit the model, the data or the cluster.
+        TrialError: a node does not see run folder or model, or has other versions.
+    """
+    allocation = cluster.allocate(space)
+    ready = preflight(space, run)
+    if not allocation.gpus:
+        allocation = cluster.allocate(space, wanted_memory(ready.spec, ready.modules))
+    found = cluster.check(run, ready.spec, allocation)
+    if allocation.gpus:
+        free = _part(min((min(f.gpus, default=0) for f in found), default=0), allocation)
+    else:
+        most = max(node.carries(allocation.asks) for node in cluster.nodes)
+        free = min((f.memory for f in found), default=0) // max(1, most)
+    spec, unpacking = settle_unpacking(space, ready.spec, ready.modules, allocation, run, free)
+    reason = None
+    if "auto" in (space.resources.workers, space.resources.threads, space.search.pack):
+        reason = "not measured, as it is on a single machine: nodes of a cluster may differ"
+    return replace(ready, spec=spec), Layout(allocation, reason), unpacking
+
+
 def settle_unpacking(
-    space: Space, spec: BaseSpec, model: nn.Module, allocation: Allocation, run: RunFolder
+    space: Space,
+    spec: BaseSpec,
+    model: nn.Module,
+    allocation: Allocation,
+    run: RunFolder,
+    free: int | None = None,
 ) -> tuple[BaseSpec, str | None]:
     """The spec with ``quantization_compute`` decided, and a sentence that says why.
 
@@ -59,6 +105,7 @@ def settle_unpacking(
         model: its modules, without weights.
         allocation: how many workers share the memory.
         run: a run that was begun goes on as it began.
+        free: bytes that each worker has for itself, where it runs elsewhere; None looks here.
 
     Returns:
         The spec as it is, and no sentence, where nothing is quantized.
@@ -69,12 +116,17 @@ def settle_unpacking(
     """
     if spec.quantization == "none":
         return spec, None
-    settled = _settle(space, spec, model, allocation, run)
+    settled = _settle(space, spec, model, allocation, run, free)
     return replace(spec, quantization_compute=settled.compute), settled.reason
 
 
 def _settle(
-    space: Space, spec: BaseSpec, model: nn.Module, allocation: Allocation, run: RunFolder
+    space: Space,
+    spec: BaseSpec,
+    model: nn.Module,
+    allocation: Allocation,
+    run: RunFolder,
+    free: int | None,
 ) -> Unpacking:
     asked = spec.quantization_compute
     rewriting = [i for i in lora_choices(space, "init_lora_weights") if rewrites_base(i)]
@@ -91,8 +143,9 @@ def _settle(
         return Unpacking.because(begun, "as the run was begun")
     if rewriting:
         return Unpacking.because("bitsandbytes", f"as init_lora_weights {rewriting[0]!r} needs")
-    gpus = torch.cuda.device_count()
-    free = _free_on_gpu(gpus, allocation) if gpus else _free_on_cpu(allocation)
+    gpus = torch.cuda.device_count() if free is None else math.ceil(allocation.gpus)
+    if free is None:
+        free = _part(free_on_gpus(gpus), allocation) if gpus else _free_on_cpu(allocation)
     return choose_unpacking(model, _width(spec, gpus), free)
 
 
@@ -103,10 +156,11 @@ def _width(spec: BaseSpec, gpus: int) -> int:
     return compute_dtype(spec.dtype, torch.device("cpu")).itemsize
 
 
-def _free_on_gpu(gpus: int, allocation: Allocation) -> int:
-    """Of the fullest one, shared out where a trial takes a part of a GPU."""
-    shared = int(1 / allocation.gpus + 1e-9) if 0 < allocation.gpus < 1 else 1
-    return free_on_gpus(gpus) // shared
+def _part(free: int, allocation: Allocation) -> int:
+    """A trial's share of what is free on the fullest GPU, or its several GPUs together."""
+    if 0 < allocation.gpus < 1:
+        return free // int(1 / allocation.gpus + 1e-9)
+    return free * max(1, int(allocation.gpus))
 
 
 def _free_on_cpu(allocation: Allocation) -> int:

@@ -10,9 +10,13 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from ..trainer.recorder import Report
 from ..trainer.result import TrialResult
+
+if TYPE_CHECKING:
+    # It imports torch, which a worker is to import no sooner than it needs.
+    from ..trainer.recorder import Report
 
 
 class SteppedTrial:

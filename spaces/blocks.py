@@ -224,7 +224,8 @@ class ResourcesBlock(Block):
     threads: Count | Literal["auto"] = "auto"
     """CPU threads a worker; `auto` shares the cores out."""
     gpus_per_trial: Annotated[float, Field(gt=0)] = 1.0
-    """GPUs a worker on a machine that has any; 0.5 puts two on one, each with a base of its own."""
+    """GPUs a worker on a machine that has any; 0.5 puts two on one, each with a base of its own;
+    2 spreads a base over both."""
 
 
 @dataclass(frozen=True)

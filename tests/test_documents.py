@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,8 @@ DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").
 VERBS = {path.stem for path in (ROOT / "cli").glob("[a-z]*.py")}
 
 
-def blocks(language: str) -> list[str]:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def blocks(language: str, document: str = "README.md") -> list[str]:
+    text = (ROOT / document).read_text(encoding="utf-8")
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
 
 
@@ -55,3 +56,36 @@ def test_every_folder_of_the_tree_is_in_the_readme() -> None:
         path.name for path in ROOT.iterdir() if path.is_dir() and (path / "__init__.py").is_file()
     }
     assert [name for name in folders if f"\n{name}/ " not in text] == []
+
+
+def test_scripts_for_slurm_are_bash() -> None:
+    whole, by_hand = blocks("bash", "docs/scaling.md")
+    assert whole.startswith("#!/bin/bash\n#SBATCH ")
+    for script in (whole, by_hand):
+        done = subprocess.run(
+            ["bash", "-n"], input=script, text=True, capture_output=True, check=False
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+    for line in re.findall(r"tune-lora search (.*)", (whole + by_hand).replace("\\\n", " ")):
+        words = line.partition("--address")[0].split()
+        load_space(words[0], words[1:])
+
+
+def test_the_manifest_for_kuberay_says_what_it_needs() -> None:
+    (text,) = blocks("yaml", "docs/scaling.md")
+    manifest = yaml.safe_load(text)
+    assert (manifest["apiVersion"], manifest["kind"]) == ("ray.io/v1", "RayJob")
+    words = shlex.split(manifest["spec"]["entrypoint"])
+    assert words[:2] == ["tune-lora", "search"]
+    load_space(words[2], words[3 : words.index("--address")])
+    cluster = manifest["spec"]["rayClusterSpec"]
+    pins = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    assert f"ray=={cluster['rayVersion']}" in pins
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        pod = group["template"]["spec"]
+        volumes = {volume["name"] for volume in pod["volumes"]}
+        for container in pod["containers"]:
+            (mount,) = container["volumeMounts"]
+            assert mount["name"] in volumes
+            assert words[words.index("--run") + 1].startswith(mount["mountPath"] + "/")
+            assert [v["value"].startswith(mount["mountPath"]) for v in container["env"]] == [True]

@@ -165,8 +165,42 @@ def check_trust(block: ModelBlock, *, trusted: bool) -> None:
 
 
 def pick_device() -> torch.device:
-    """The one GPU that this process was given (CUDA_VISIBLE_DEVICES), else the CPU."""
+    """The first GPU that this process was given (CUDA_VISIBLE_DEVICES), else the CPU.
+
+    Of a model that is spread over several, it is where inputs go.
+    """
     return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def device_map(gpus: int) -> str | dict[str, int | str]:
+    """Where ``from_pretrained`` puts a model that has so many GPUs.
+
+    On several, its layers are spread evenly and run one GPU after the other (accelerate's
+    "balanced", https://huggingface.co/docs/accelerate/concept_guides/big_model_inference). The
+    Trainer sees that from the model's ``hf_device_map`` and makes no copies of it.
+    """
+    if gpus > 1:
+        return "balanced"
+    return {"": 0 if gpus else "cpu"}
+
+
+def check_on_gpus(name: str, placed: Mapping[str, Any]) -> None:
+    """Check that a spread model is on GPUs as a whole: what is elsewhere has no gradients.
+
+    Args:
+        name: what the user calls the model.
+        placed: its ``hf_device_map``.
+
+    Raises:
+        TrialError: the GPUs have too little room.
+    """
+    elsewhere = [part for part, device in placed.items() if str(device) in ("cpu", "disk")]
+    if elsewhere:
+        raise TrialError(
+            f"{name}: does not fit onto the GPUs of a trial ({elsewhere[0]} and "
+            f"{len(elsewhere) - 1} more part(s) would not be on one); give each trial more of them "
+            "(resources.gpus_per_trial), or write model.quantization=nf4"
+        )
 
 
 def load_tokenizer(spec: BaseSpec) -> PreTrainedTokenizerBase:
@@ -203,39 +237,46 @@ def _space_words(tokenizer: PreTrainedTokenizerBase) -> None:
         tokenizer.add_prefix_space = tokenizer.init_kwargs["add_prefix_space"] = True
 
 
-def load_base(spec: BaseSpec, quantization: str | None = None) -> BaseModel:
+def load_base(
+    spec: BaseSpec, quantization: str | None = None, *, spread: bool = False
+) -> BaseModel:
     """Load, quantize and freeze.
 
     4-bit weights are NF4 (QLoRA, https://arxiv.org/abs/2305.14314) through bitsandbytes, norms and
-    embeddings then in fp32 (see ``nf4``). On a GPU the whole model goes to the first visible one
-    (``device_map={"": 0}``).
+    embeddings then in fp32 (see ``nf4``). On a GPU the whole model goes to the first visible one,
+    unless it is to be ``spread``.
 
     Args:
         spec: what to load.
         quantization: in place of ``spec.quantization`` (export merges into full precision).
+        spread: over all visible GPUs, which are those of a trial (see ``device_map``).
 
     Raises:
         TrialError: the model cannot be loaded.
     """
     device = pick_device()
+    gpus = 0 if device.type == "cpu" else torch.cuda.device_count() if spread else 1
     dtype = compute_dtype(spec.dtype, device)
     kind = spec.quantization if quantization is None else quantization
     if kind == "nf4":
         nf4.plain_linears()
-        unpack = _unpacks(spec, dtype, device)
+        unpack = _unpacks(spec, dtype, device, gpus)
     # A classification head starts random: seeded, every worker starts from the same one.
     transformers.set_seed(0)
     try:
         model, loaded = AUTO_CLASSES[spec.task].from_pretrained(
             spec.source,
             output_loading_info=True,
-            **load_options(spec, kind, dtype, device),
+            **load_options(spec, kind, dtype, gpus),
             **spec.head_options(),
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
         raise TrialError(f"{spec.name}: the model could not be loaded: {error}") from error
+    if gpus:
+        # Only a model that is on several devices has a map.
+        check_on_gpus(spec.name, getattr(model, "hf_device_map", {}))
     if kind == "nf4":
         model = nf4.prepared(model, spec.name, unpack=unpack)
     elif getattr(model, "is_loaded_in_4bit", False):
@@ -269,10 +310,11 @@ def _fresh(model: PreTrainedModel, missing: Iterable[str]) -> tuple[str, ...]:
     return (*heads, *sorted(name for name in drawn if name.partition(".")[0] not in heads))
 
 
-def _unpacks(spec: BaseSpec, dtype: torch.dtype, device: torch.device) -> bool:
+def _unpacks(spec: BaseSpec, dtype: torch.dtype, device: torch.device, gpus: int) -> bool:
     compute = spec.quantization_compute
     if compute == "auto":
-        chosen = choose_unpacking(meta_model(spec), dtype.itemsize, free_here(device))
+        free = free_here(device) * max(1, gpus)
+        chosen = choose_unpacking(meta_model(spec), dtype.itemsize, free)
         logger.info("%s: %s", spec.name, chosen.reason)
         compute = chosen.compute
     return compute == "dequantized"
@@ -290,12 +332,19 @@ def _stop_where_rows_end(model: PreTrainedModel, tokenizer: PreTrainedTokenizerB
 
 
 def load_options(
-    spec: BaseSpec, quantization: str, dtype: torch.dtype, device: torch.device
+    spec: BaseSpec, quantization: str, dtype: torch.dtype, gpus: int
 ) -> dict[str, Any]:
-    """Arguments of ``from_pretrained``, but for the source and a classification head's."""
+    """Arguments of ``from_pretrained``, but for the source and a classification head's.
+
+    Args:
+        spec: what is loaded.
+        quantization: ``nf4`` or none.
+        dtype: of matrix products.
+        gpus: how many it goes to; 0 for the CPU.
+    """
     options: dict[str, Any] = {
         "dtype": dtype,
-        "device_map": {"": 0 if device.type == "cuda" else "cpu"},
+        "device_map": device_map(gpus),
         "trust_remote_code": spec.trust_remote_code,
     }
     if spec.task in CLASSIFIERS:

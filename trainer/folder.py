@@ -22,6 +22,8 @@ import errno
 import fcntl
 import json
 import os
+import platform
+import re
 import shutil
 import tempfile
 import time
@@ -52,6 +54,20 @@ def confirmation(seed: int) -> str:
 def is_confirmation(rerun: str | None) -> bool:
     """Whether a rerun's name is one of ``confirmation``."""
     return rerun is not None and rerun.startswith(f"{_CONFIRM}/")
+
+
+def refuse_uri(path: Path | str) -> None:
+    """Check that a run folder is named by a path.
+
+    Raises:
+        TrialError: it is named by a URI, as Ray's own storage may be.
+    """
+    scheme = re.match(r"([a-z][a-z0-9+.-]+):/", str(path))
+    if scheme:
+        raise TrialError(
+            f"{path}: {scheme[1]} storage is not supported: a run folder needs renames and locks; "
+            "give a path on storage that every node mounts (NFS, Lustre, a shared volume)"
+        )
 
 
 def disk_full(error: BaseException, where: Path) -> bool:
@@ -175,9 +191,10 @@ class TrialFolder:
     def scratch(self) -> Path:
         """Where the Trainer may write; nothing in it is kept.
 
-        Each process has its own: a trial that was taken up elsewhere may still be ending here.
+        Each process of each machine has its own: a trial that was taken up elsewhere may still be
+        ending here.
         """
-        return self.root / f"{_SCRATCH}{os.getpid()}"
+        return self.root / f"{_SCRATCH}{platform.node()}-{os.getpid()}"
 
     @property
     def inheritance(self) -> Path:
@@ -247,6 +264,7 @@ class RunFolder:
         Raises:
             TrialError: there is no run, or one with links to elsewhere.
         """
+        refuse_uri(path)
         run = cls(Path(path).expanduser().resolve())
         if not run.space.is_file():
             raise TrialError(f"{path}: no run folder (it has no space.yaml)")
@@ -255,7 +273,7 @@ class RunFolder:
 
     def discard_bare(self) -> None:
         """Remove the folder if nothing but the space has come into it yet."""
-        if {path.name for path in self.root.iterdir()} <= {_LOCK, self.space.name}:
+        if {path.name for path in self.root.iterdir()} <= {_LOCK, self.space.name, self.token.name}:
             shutil.rmtree(self.root)
 
     @contextmanager
@@ -297,6 +315,11 @@ class RunFolder:
     def space(self) -> Path:
         """The resolved space, every default written out."""
         return self.root / "space.yaml"
+
+    @property
+    def token(self) -> Path:
+        """What a cluster's nodes show by reading it that they see this folder."""
+        return self.root / ".token"
 
     @property
     def about(self) -> Path:

@@ -79,10 +79,14 @@ def supervised_loss(model: Any, batch: Mapping[str, Any]) -> tuple[torch.Tensor,
     inputs, targets = laid_out(model, batch)
     gather = _Gather(targets, model.config.model_type)
     logits = gather.logits(model, inputs)
-    count = len(targets.tokens)
+    count, device = len(targets.tokens), targets.tokens.device
     if gather.fused is not None:
-        return gather.fused, count
-    return functional.cross_entropy(logits.float(), targets.tokens, reduction="sum"), count
+        return gather.fused.to(device), count
+    # Of a model that is spread over several GPUs, the last has the head.
+    loss = functional.cross_entropy(
+        logits.float(), targets.tokens.to(logits.device), reduction="sum"
+    )
+    return loss.to(device), count
 
 
 @dataclass(frozen=True)
@@ -250,7 +254,8 @@ class _Gather:
         hidden = self.picked(args[0])
         loss = _fused_loss(head, hidden, self._model_type)
         if loss is not None:
-            self.fused = loss(head.weight, hidden, self.targets.tokens, head.bias)
+            tokens = self.targets.tokens.to(hidden.device)
+            self.fused = loss(head.weight, hidden, tokens, head.bias)
             hidden = hidden[:0]
         return (hidden.unsqueeze(0), *args[1:])
 
@@ -259,7 +264,7 @@ class _Gather:
         flat = values.flatten(0, -2)
         if values.shape[:-1] != self.targets.shape:
             return flat
-        return flat.index_select(0, self.targets.positions)
+        return flat.index_select(0, self.targets.positions.to(flat.device))
 
 
 def _fused_loss(head: nn.Module, hidden: torch.Tensor, model_type: str | None) -> Any:
@@ -267,9 +272,11 @@ def _fused_loss(head: nn.Module, hidden: torch.Tensor, model_type: str | None) -
 
     It takes ``(weight [vocabulary, hidden], input [positions, hidden], target, bias)`` and never
     holds all logits at once (https://github.com/linkedin/Liger-Kernel). It has no adapter on the
-    head and nothing between head and loss, and no batch without positions.
+    head and nothing between head and loss, no batch without positions, and an input that is where
+    the head is.
     """
     plain = type(head) is nn.Linear and model_type in _BARE_HEADS
+    plain = plain and head.weight.device == hidden.device
     return _liger() if plain and hidden.is_cuda and len(hidden) else None
 
 

@@ -30,8 +30,8 @@ class Meter:
             Path("/proc/self/clear_refs").write_text("5")
         except OSError:
             self._status = Path("/nonexistent")
-        if torch.cuda.is_available():
-            torch.cuda.reset_peak_memory_stats()
+        for gpu in _gpus():
+            torch.cuda.reset_peak_memory_stats(gpu)
 
     def peak_bytes(self) -> int:
         """Peak resident memory of the process, in bytes."""
@@ -44,17 +44,23 @@ class Meter:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
     def gpu_bytes(self) -> int | None:
-        """Peak memory that torch reserved on the GPU, in bytes."""
-        return torch.cuda.max_memory_reserved() if torch.cuda.is_available() else None
+        """Peak memory that torch reserved on the trial's GPU, or GPUs together, in bytes."""
+        peaks = [torch.cuda.max_memory_reserved(gpu) for gpu in _gpus()]
+        return sum(peaks) if peaks else None
 
     def sample_gpu(self) -> None:
-        """Take one reading of the GPU's utilization (NVML, through torch)."""
-        if torch.cuda.is_available():
+        """Take one reading of each GPU's utilization (NVML, through torch)."""
+        for gpu in filter(torch.cuda.memory_reserved, _gpus()):
             try:
-                self._samples.append(torch.cuda.utilization())
+                self._samples.append(torch.cuda.utilization(gpu))
             except (RuntimeError, ModuleNotFoundError):
                 return
 
     def gpu_utilization(self) -> float | None:
         """Mean of the readings, in percent."""
         return sum(self._samples) / len(self._samples) if self._samples else None
+
+
+def _gpus() -> range:
+    """The GPUs that this process was given."""
+    return range(torch.cuda.device_count() if torch.cuda.is_available() else 0)

@@ -46,7 +46,7 @@ def write_nf4(source: Path, target: Path, spec: BaseSpec) -> None:
     dtype = compute_dtype(spec.dtype, device)
     whole = replace(spec, source=str(source))
     model = AUTO_CLASSES[spec.task].from_pretrained(
-        str(source), **load_options(whole, "nf4", dtype, device)
+        str(source), **load_options(whole, "nf4", dtype, int(device.type == "cuda"))
     )
     if not any(isinstance(module, Linear4bit) for module in model.modules()):
         raise TrialError(f"--quantize: {spec.name}: nothing in this model could be quantized")

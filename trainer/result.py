@@ -126,6 +126,7 @@ class TrialResult:
         stopped_early: whether the trial's own early-stopping rule ended it.
         test: ``eval_loss`` and what else is measured, of the adapter on the test rows; only of a
             trial that confirms another on a fresh seed.
+        place: the node and the GPUs there that it ran on last; None on one machine without GPUs.
         error: traceback of a trial that failed.
     """
 
@@ -147,6 +148,7 @@ class TrialResult:
     micro_batch: int | None = None
     stopped_early: bool = False
     test: Mapping[str, float] = field(default_factory=dict)
+    place: str | None = None
     error: str | None = None
 
     @property

@@ -235,7 +235,7 @@ def training_arguments(
     if fields.get("gradient_checkpointing"):
         # The re-entrant kind needs inputs that require gradients, which a frozen base lacks.
         fields.setdefault("gradient_checkpointing_kwargs", {"use_reentrant": False})
-    return TrainingArguments(
+    made = TrainingArguments(
         output_dir=str(scratch),
         report_to="none",
         eval_strategy="no",
@@ -251,6 +251,11 @@ def training_arguments(
         **flags,
         **fields,
     )
+    if made.n_gpu > 1:
+        # The model is spread over them; the Trainer would copy one that is small enough for the
+        # first to each.
+        made._n_gpu = 1
+    return made
 
 
 def _train(
@@ -305,9 +310,8 @@ class TrialTrainer(Trainer):  # type: ignore[misc]
         super().__init__(**options)
         self._base, self._config = base, config
         self._recorder, self._folder = recorder, folder
-        # Smoothed labels need the logits whole. A hook on the head does not reach the replicas of
-        # several GPUs, and would be compiled in.
-        stock = self.label_smoother is not None or self.args.n_gpu > 1 or self.args.torch_compile
+        # Smoothed labels need the logits whole, and a hook on the head would be compiled in.
+        stock = self.label_smoother is not None or self.args.torch_compile
         self._gathers = gathers(self.model, base.spec.task) and not stock
         self._ratio: float | None = recorder.result.config["train"].get("loraplus_lr_ratio")
 

@@ -170,6 +170,35 @@ def test_run_and_resume_exclude_each_other(tool: Tool, space_file: SpaceFile, at
     assert list(at.iterdir()) == []
 
 
+@pytest.mark.parametrize("verb", ["search", "confirm"])
+def test_a_cluster_and_no_ray_exclude_each_other(
+    tool: Tool, space_file: SpaceFile, at: Path, verb: str
+) -> None:
+    code, _, err = tool(verb, space_file(), "--local", "--address", "auto")
+    assert code == 2
+    assert "names a Ray cluster" in err.replace("\n", " ")
+    assert list(at.iterdir()) == []
+
+
+def test_an_address_that_cannot_be_joined_leaves_no_folder(
+    tool: Tool, space_file: SpaceFile, at: Path
+) -> None:
+    code, _, err = tool("search", space_file(), "--run", "run", "--address", "ray://head:10001")
+    assert code == 1
+    assert err.startswith("error: --address ray://head:10001: Ray Client is not for Ray Tune")
+    assert not (at / "run").exists()
+
+
+@pytest.mark.parametrize("uri", ["s3://bucket/run", "gs://bucket/run", "file:///tmp/run"])
+def test_a_run_folder_is_a_path(tool: Tool, space_file: SpaceFile, at: Path, uri: str) -> None:
+    scheme = uri.partition(":")[0]
+    for words in (["--run", uri], ["--resume", uri]):
+        code, _, err = tool("search", space_file(), *words, "--address", "auto")
+        assert code == 1
+        assert f"{scheme} storage is not supported: a run folder needs renames and locks" in err
+    assert list(at.iterdir()) == []
+
+
 def test_a_run_folder_in_use_is_an_error(tool: Tool, space_file: SpaceFile, at: Path) -> None:
     (at / "run").mkdir()
     (at / "run" / "notes.txt").write_text("mine", encoding="utf-8")

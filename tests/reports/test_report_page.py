@@ -195,6 +195,14 @@ def test_what_a_trial_says_is_text(tmp_path: Path) -> None:
     assert len(scripts) == 2
 
 
+def test_failures_say_where_they_were(tmp_path: Path) -> None:
+    lost = result(
+        1, None, TrialState.FAILED, step=3, error="RuntimeError: CUDA", place="gpu-3 GPU 5"
+    )
+    text = "".join(page_of(make_run(tmp_path / "run", [result(0, 1.0), lost])).words)
+    assert "after step 3 on gpu-3 GPU 5" in text
+
+
 def test_figures_show_what_the_trials_did(tmp_path: Path) -> None:
     run = searched(tmp_path / "run")
     figures = page_of(run).figures

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -109,6 +110,26 @@ def test_plain_lines_are_one_an_event_however_narrow() -> None:
         "0:00  trial-0001  started   r=16 alpha=32 q_proj,v_proj lr=3.1e-04",
         "0:00  trial-0001  step   0/10  FAILED  best so far 1.5000  2/2 ended",
     ]
+
+
+def test_where_a_trial_has_come_to_run_is_a_line() -> None:
+    begun, on = moved(0), {"place": "gpu-3 GPU 0,1"}
+    seen = lines(begun, replace(begun, **on), replace(moved(0, step=2, loss=1.5), **on))
+    assert seen[1:] == [
+        "0:00  trial-0000  runs on   gpu-3 GPU 0,1",
+        "0:00  trial-0000  step   2/10  eval_loss 1.5000",
+    ]
+    # Seen by a watcher: both at once, of which the evaluation is said.
+    assert lines(begun, replace(moved(0, step=2, loss=1.5), **on))[1:] == seen[2:]
+
+
+def test_the_table_has_places_where_there_are_any() -> None:
+    console = Console(record=True, force_terminal=True, width=120, file=io.StringIO())
+    with LiveTable(Progress(10, 10), console) as display:
+        display.update(replace(moved(0), place="gpu-3 GPU 0"))
+        display.update(moved(1))
+    rows = [line.split() for line in console.export_text().splitlines() if "r=16" in line][-2:]
+    assert [row[2:-6] for row in rows] == [["gpu-3", "GPU", "0", "r=16"], ["waiting", "r=16"]]
 
 
 def test_the_table_shows_every_state() -> None:

@@ -32,11 +32,11 @@ def address() -> Iterator[str]:
     ray_tune.stop_ray()
 
 
-def answer(address: str, **environment: str) -> str:
+def answer(address: str, client: str = _CLIENT, **environment: str) -> str:
     """What a client in another process is told."""
     others = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
     done = subprocess.run(
-        [sys.executable, "-c", _CLIENT, address],
+        [sys.executable, "-c", client, address],
         env={**others, **environment},
         capture_output=True,
         text=True,
@@ -61,6 +61,26 @@ def test_token_is_in_no_file_and_no_command_line(address: str) -> None:
     assert found.stdout == b""
     for process in psutil.Process().children(recursive=True):
         assert token not in " ".join(process.cmdline())
+
+
+_JOIN = """
+import sys
+from tune_lora.search.ray_cluster import Cluster
+from tune_lora.trainer.errors import TrialError
+try:
+    Cluster(sys.argv[1])
+except TrialError as error:
+    print(error)
+else:
+    print("joined")
+"""
+
+
+def test_whoever_joins_it_as_a_cluster_needs_its_token(address: str) -> None:
+    said = answer(address, _JOIN)
+    assert "the cluster asks for a token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN" in said
+    token = os.environ["RAY_AUTH_TOKEN"]
+    assert answer(address, _JOIN, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=token) == "joined"
 
 
 def test_there_is_no_dashboard(address: str) -> None:

@@ -12,9 +12,17 @@ from typing import Any
 import pytest
 import torch
 from tiny_models import TASKS, save_tiny, tiny_model
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from tune_lora.spaces import ModelBlock
-from tune_lora.trainer.base import BaseSpec, load_base, load_tokenizer, meta_model
+from tune_lora.trainer import base
+from tune_lora.trainer.base import (
+    BaseSpec,
+    check_on_gpus,
+    device_map,
+    load_base,
+    load_tokenizer,
+    meta_model,
+)
 from tune_lora.trainer.errors import TrialError
 
 Tiny = Callable[..., Path]
@@ -164,3 +172,50 @@ def test_models_of_another_task_get_a_head_for_classes(
 ) -> None:
     block = model_block(architecture).model_copy(update={"task": "SEQ_CLS"})
     assert load_base(BaseSpec.of(block, ("a", "b"))).fresh == fresh
+
+
+@pytest.mark.parametrize(
+    ("gpus", "chosen"), [(0, {"": "cpu"}), (1, {"": 0}), (2, "balanced"), (8, "balanced")]
+)
+def test_where_a_model_goes_by_its_gpus(gpus: int, chosen: object) -> None:
+    assert device_map(gpus) == chosen
+
+
+def test_a_worker_spreads_a_model_over_the_gpus_that_it_sees(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {}
+
+    def stop(source: str, **options: Any) -> None:
+        asked.update(options)
+        raise OSError("far enough")
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", stop)
+    monkeypatch.setattr(base, "pick_device", lambda: torch.device("cuda", 0))
+    monkeypatch.setattr(base, "compute_dtype", lambda *_: torch.float32)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for spread, chosen in ((True, "balanced"), (False, {"": 0})):
+        with pytest.raises(TrialError, match="far enough"):
+            load_base(_spec(tiny()), spread=spread)
+        assert asked["device_map"] == chosen
+
+
+def test_a_model_on_a_single_gpu_needs_no_map(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, gpu = AutoModelForCausalLM.from_pretrained, torch.device("cuda", 0)
+
+    def load(source: str, **options: Any) -> Any:
+        assert options["device_map"] == {"": 0}
+        return real(source, **{**options, "device_map": {"": "cpu"}})
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", load)
+    monkeypatch.setattr(base, "pick_device", lambda: gpu)
+    monkeypatch.setattr(base, "compute_dtype", lambda *_: torch.float32)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert load_base(_spec(tiny()), spread=True).device == gpu
+
+
+def test_a_model_that_is_not_on_gpus_as_a_whole_is_refused() -> None:
+    check_on_gpus("m", {"model.embed_tokens": 0, "model.layers.0": 0, "lm_head": 1})
+    placed = {"model.layers.0": 0, "model.layers.1": "cpu", "lm_head": "disk"}
+    with pytest.raises(TrialError, match=r"model\.layers\.1 and 1 more .*gpus_per_trial"):
+        check_on_gpus("m", placed)

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from ..spaces.metrics import LOSS
+from ..spaces.metrics import FORGETTING, GENERAL, LOSS
 from ..trainer.result import perplexity
 from . import formats
 from .card_facts import CardFacts, CardScores
@@ -107,10 +107,7 @@ def _scores(facts: CardFacts) -> str:
 
 def _further(scores: CardScores, metric: str) -> str:
     """Metrics beyond the loss."""
-    rows = [
-        (f"{name} (what trials were judged by)" if name == metric else name, *values)
-        for name, values in scores.further.items()
-    ]
+    rows = [(_measure(name, metric), *values) for name, values in scores.further.items()]
     if metric != LOSS and scores.expected is not None:
         rows.append((f"{metric}, {_FRESH}", scores.expected, None, None))
     if not rows:
@@ -118,6 +115,13 @@ def _further(scores: CardScores, metric: str) -> str:
     cells = [(name, *map(formats.loss, values)) for name, *values in rows]
     headings = ("validation", "this adapter", "base model", "default configuration")
     return f"\n{table(headings, cells, ('left', 'right', 'right', 'right'))}"
+
+
+def _measure(name: str, metric: str) -> str:
+    """A metric's name, and what a reader must know of it."""
+    notes = ["what trials were judged by"] * (name == metric)
+    notes += ["on the general text, in nats a token"] * (name in (FORGETTING, GENERAL))
+    return f"{name} ({'; '.join(notes)})" if notes else name
 
 
 def _score_row(name: str, loss: float, adapter: float) -> tuple[str, str, str, str]:

@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Protocol
 
 from ..spaces import Choice, Space
+from ..spaces.metrics import FORGETTING, GENERAL
 from ..trainer.errors import TrialError, reason
 from ..trainer.folder import RunFolder, read_json, write_json
 from ..trainer.result import TrialResult
@@ -137,7 +138,10 @@ def result_facts(result: TrialResult) -> dict[str, Any]:
     facts = result.to_dict()
     for key in ("config", "evaluations", "error"):
         facts.pop(key)
-    return {**facts, "state": str(result.state)}
+    best = {} if result.best is None else result.best.metrics
+    # Measured at the end, when no more rows of the course are written.
+    late = {name: best[name] for name in (GENERAL, FORGETTING) if name in best}
+    return {**facts, **late, "state": str(result.state)}
 
 
 def require_trackers(space: Space) -> None:

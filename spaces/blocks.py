@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Final, Literal, cast
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from .domains import Value
@@ -58,6 +58,22 @@ class Limits(Block):
     """Rows that only the best trials are scored on."""
 
 
+class GeneralBlock(Block):
+    """A text from elsewhere, by which it is measured what a model forgets."""
+
+    source: Name
+    """Hub id, jsonl, csv or parquet file, folder, `package:DIST/path`."""
+    column: Name = "text"
+    """Column that holds the text."""
+    rows: Count = 64
+    """Rows, the first that are not empty, each cut at data.max_length."""
+
+
+def _spelled_out(value: Any) -> Any:
+    """A source alone is one with defaults."""
+    return {"source": value} if isinstance(value, str) else value
+
+
 class DataBlock(Block):
     """The data and how it becomes examples."""
 
@@ -92,6 +108,11 @@ class DataBlock(Block):
     """At most so many rows of each split."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the split."""
+    general: Annotated[
+        GeneralBlock | None,
+        BeforeValidator(_spelled_out, json_schema_input_type=Name | GeneralBlock | None),
+    ] = None
+    """General text that no trial learns: what the base's loss on it rises by is `forgetting`."""
 
 
 class WandbTracking(Block):
@@ -186,7 +207,8 @@ class SearchBlock(Block):
     """Trials in all, the baseline included."""
     metric: MetricName = "eval_loss"
     """What trials are ranked by: `eval_loss`, `perplexity`, `exact_match`, `bleu`, `rouge1`,
-    `rouge2`, `rougeL`, `json_valid`, `json_f1`, `accuracy`, `f1`, or your own `module:function`."""
+    `rouge2`, `rougeL`, `json_valid`, `json_f1`, `accuracy`, `f1`, `forgetting`,
+    `general_loss`, or your own `module:function`."""
     metrics: list[MetricName] = Field(default_factory=list)
     """What else is measured at each evaluation, and shown."""
     generation: GenerationBlock = Field(default_factory=GenerationBlock)

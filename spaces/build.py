@@ -85,8 +85,8 @@ def build_space(name: str, raw: object, log: FaultLog) -> Space:
     if search:
         check_scheduler(search.scheduler, values, log)
         check_confirm(search, log)
-    if search and model:
-        check_metrics(search, model, log)
+    if search and model and data:
+        check_metrics(search, model, data, log)
     if log.faults or not (model and data and search and resources and tracking):
         raise log.error()
     return Space(

@@ -55,13 +55,16 @@ def check_data(data: DataBlock, log: FaultLog) -> None:
 
 
 def check_task(model: ModelBlock, data: DataBlock, log: FaultLog) -> None:
-    """Check that the data's format suits the model's task."""
+    """Check that the data's format, and a general text, suit the model's task."""
     valid = formats_of(model.task)
     if data.format not in valid:
         wanted = ("one of " if len(valid) > 1 else "") + ", ".join(valid)
         other = " or ".join(FORMATS[data.format].tasks)
         rule = f"must be {wanted} for model.task {model.task} (this one is for {other})"
         log.add(("data", "format"), data.format, rule)
+    if data.general is not None and model.task != "CAUSAL_LM":
+        rule = f"is for model.task CAUSAL_LM: {model.task} has no loss on plain text; leave it out"
+        log.add(("data", "general"), data.general.source, rule)
     if model.num_labels is not None and model.task not in CLASSIFIERS:
         rule = "is for model.task SEQ_CLS and TOKEN_CLS only"
         log.add(("model", "num_labels"), model.num_labels, rule)
@@ -92,8 +95,8 @@ def check_scheduler(
             log.add(("search", "scheduler"), scheduler.word, rule)
 
 
-def check_metrics(search: SearchBlock, model: ModelBlock, log: FaultLog) -> None:
-    """Check that the metrics exist, and suit the model's task."""
+def check_metrics(search: SearchBlock, model: ModelBlock, data: DataBlock, log: FaultLog) -> None:
+    """Check that the metrics exist, and suit the model's task and the data."""
     classifies = model.task in CLASSIFIERS
     named = [(("search", "metric"), search.metric)]
     named += [(("search", "metrics"), name) for name in search.metrics]
@@ -107,6 +110,8 @@ def check_metrics(search: SearchBlock, model: ModelBlock, log: FaultLog) -> None
             log.add(path, name, f"is of generated answers, and model.task {model.task} gives none")
         if source == "classes" and not classifies:
             log.add(path, name, f"is of classes, and model.task {model.task} has none")
+        if source == "general" and data.general is None:
+            log.add(path, name, "is of a general text, and there is none: name it (data.general)")
 
 
 def _metrics_like(name: str) -> tuple[str, ...]:

@@ -11,9 +11,11 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from pydantic import Field, WithJsonSchema
 
-Source: TypeAlias = Literal["loss", "answers", "classes", "own"]
+Source: TypeAlias = Literal["loss", "answers", "classes", "general", "own"]
 
 LOSS: Final = "eval_loss"
+GENERAL: Final = "general_loss"
+FORGETTING: Final = "forgetting"
 _OWN: Final = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
@@ -23,8 +25,8 @@ class Metric:
 
     Attributes:
         name: as written in a space file.
-        source: what it is computed of: the loss, generated answers, predicted classes, or whatever
-            a function of the user's makes of either.
+        source: what it is computed of: the loss, generated answers, predicted classes, the loss of
+            a general text, or whatever a function of the user's makes of answers or classes.
         maximize: whether larger is better.
         unit: for axes; empty for a share.
     """
@@ -54,6 +56,8 @@ METRICS: Final = {
         Metric("json_f1", "answers", maximize=True),
         Metric("accuracy", "classes", maximize=True),
         Metric("f1", "classes", maximize=True),
+        Metric(GENERAL, "general", maximize=False, unit="nats"),
+        Metric(FORGETTING, "general", maximize=False, unit="nats"),
     )
 }
 """Those that have a name of their own."""

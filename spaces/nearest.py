@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from .blocks import (
     ConfirmBlock,
     DataBlock,
+    GeneralBlock,
     GenerationBlock,
     Limits,
     MlflowTracking,
@@ -32,6 +33,7 @@ FIXED_BLOCKS: Final[dict[str, type[BaseModel]]] = {
     "resources": ResourcesBlock,
 }
 NESTED_BLOCKS: Final[dict[str, type[BaseModel]]] = {
+    "data.general": GeneralBlock,
     "data.limit": Limits,
     "search.confirm": ConfirmBlock,
     "search.generation": GenerationBlock,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -132,6 +132,7 @@ class BaseModel:
         fresh: modules that no checkpoint has weights for (a head for classes): they are trained
             whole and saved with each adapter.
         pack: the way to other trials on this base, for joint passes; None for a trial alone.
+        bare: what has been measured of the bare model, by name; shared with whoever shares it.
     """
 
     spec: BaseSpec
@@ -142,6 +143,7 @@ class BaseModel:
     spoiled: bool = False
     fresh: tuple[str, ...] = ()
     pack: Member | None = None
+    bare: dict[str, float] = field(default_factory=dict)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Mixed precision as in training; does nothing for fp32."""

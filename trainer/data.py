@@ -21,13 +21,15 @@ from .encode import IGNORE, Encoder, check_tokenizer
 from .errors import TrialError, reason
 from .folder import read_json, write_json
 from .rows import BATCH, mapped
-from .splits import SPLITS, Split, read_splits, shared
+from .splits import SPLITS, Split, read_general, read_splits, shared
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
+
+_GENERAL = "general"
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,10 @@ class TokenizedData:
         stats: for each split ``rows``, ``tokens``, ``supervised`` (tokens with a label),
             ``truncated`` (rows cut at ``max_length``); ``median``, ``p95`` (95th percentile) and
             ``longest`` of the rows' lengths in tokens; ``repeated`` (rows that are copies of an
-            earlier one in the split) and ``shared`` (rows that are in another split too).
+            earlier one in the split) and ``shared`` (rows that are in another split too). Of the
+            general text likewise, as ``general``.
         inputs: digest of what they were made from (see ``inputs``), if that is known.
+        general: a text that shows what is forgotten; None where the space names none.
     """
 
     train: Dataset
@@ -55,13 +59,19 @@ class TokenizedData:
     stats: Mapping[str, Mapping[str, int]]
     labels: tuple[str, ...] = ()
     inputs: str | None = None
+    general: Dataset | None = None
+
+    @property
+    def parts(self) -> dict[str, Dataset]:
+        """The splits, and the general text if there is one, by name."""
+        found = {split: getattr(self, split) for split in SPLITS}
+        return found if self.general is None else {**found, _GENERAL: self.general}
 
     def save(self, folder: Path) -> None:
         """Write the splits as Arrow files under ``folder``."""
-        for split in SPLITS:
-            rows = getattr(self, split)
+        for name, rows in self.parts.items():
             # Of no rows it would write no shard, which it then cannot read back.
-            rows.save_to_disk(str(folder / split), num_shards=None if len(rows) else 1)
+            rows.save_to_disk(str(folder / name), num_shards=None if len(rows) else 1)
         about = {
             "fingerprint": self.fingerprint,
             "stats": self.stats,
@@ -77,7 +87,7 @@ class TokenizedData:
             if inputs is None or read_json(folder / "about.json").get("inputs") != inputs:
                 return None
             data = cls.load(folder)
-            found = _fingerprint({split: getattr(data, split) for split in SPLITS})
+            found = _fingerprint(data.parts)
         except (TrialError, OSError, ValueError, KeyError, AttributeError):
             # Also pyarrow's errors are of these kinds.
             return None
@@ -89,9 +99,9 @@ class TokenizedData:
         from datasets import load_from_disk
 
         about = read_json(folder / "about.json")
-        splits = {split: load_from_disk(str(folder / split)) for split in SPLITS}
+        names = (*SPLITS, *([_GENERAL] if _GENERAL in about["stats"] else []))
         return cls(
-            **splits,
+            **{name: load_from_disk(str(folder / name)) for name in names},
             fingerprint=about["fingerprint"],
             stats=about["stats"],
             labels=tuple(about["labels"]),
@@ -133,6 +143,13 @@ def _tokenized(
         encode = Encoder(block, task, tokenizer, labels)
         made[split], stats[split] = _encoded(splits[split], encode, split, scratch)
         stats[split] |= {"repeated": splits[split].repeated(), "shared": common[split]}
+    if block.general is not None:
+        own, text = read_general(block.general, block, splits["train"], scratch)
+        encode = Encoder(own, task, tokenizer)
+        made[_GENERAL], stats[_GENERAL] = _encoded(text, encode, _GENERAL, scratch)
+        known = np.concatenate([split.digests for split in splits.values()])
+        both = int(np.isin(text.digests, known).sum())
+        stats[_GENERAL] |= {"repeated": text.repeated(), "shared": both}
     return TokenizedData(**made, fingerprint=_fingerprint(made), stats=stats, labels=labels)
 
 
@@ -227,12 +244,12 @@ def _check_encoded(split: Split, encode: Encoder, counts: _Counts, name: str) ->
         raise SpaceError.single("data.max_length", encode.block.max_length, rule)
 
 
-def _fingerprint(splits: Mapping[str, Dataset]) -> str:
+def _fingerprint(parts: Mapping[str, Dataset]) -> str:
     digest = hashlib.sha256()
-    for split in SPLITS:
-        for row in _numbers(splits[split]):
+    for name, rows in parts.items():
+        for row in _numbers(rows):
             digest.update(b"%b|%b|" % row)
-        digest.update(split.encode())
+        digest.update(name.encode())
     return digest.hexdigest()
 
 

@@ -31,7 +31,7 @@ from .gguf import load_gguf
 from .gguf_write import check_gguf, gguf_name, write_gguf
 from .precision import compute_dtype
 from .requantize import check_nf4, write_nf4
-from .run import score_on
+from .score import score_on
 
 MERGED = "merged"
 """The folder below the adapter's that holds the merged model."""

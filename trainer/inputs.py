@@ -29,7 +29,9 @@ def inputs_digest(block: DataBlock, task: str, model: Path) -> str | None:
     digest.update(json.dumps([block.model_dump(), task], sort_keys=True).encode())
     for name in _VERSIONED:
         digest.update(f"{name} {metadata.version(name)}|".encode())
-    sources = [s for s in (block.train, block.validation, block.test) if isinstance(s, str)]
+    general = None if block.general is None else block.general.source
+    named = (block.train, block.validation, block.test, general)
+    sources = [source for source in named if isinstance(source, str)]
     files = [_file(source) for source in sources]
     if not model.is_dir():
         return None

@@ -42,6 +42,7 @@ class Measures:
         max_new_tokens: of an answer, at most.
         batch_size: answers at a time.
         folder: where a module of the user's own may be.
+        general: whether the general text is scored at each evaluation, and not at the end alone.
     """
 
     names: tuple[str, ...] = ()
@@ -49,6 +50,7 @@ class Measures:
     max_new_tokens: int = 128
     batch_size: int = 8
     folder: str = ""
+    general: bool = False
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Measures:

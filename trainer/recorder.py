@@ -57,6 +57,11 @@ class Recorder:
         return self._outcome is not None
 
     @property
+    def complete(self) -> bool:
+        """Whether nothing has ended the trial but its horizon or its own early-stopping rule."""
+        return self._outcome in (None, TrialState.COMPLETE)
+
+    @property
     def at_evaluation(self) -> bool:
         """Whether the latest step is one that was evaluated."""
         done = self.result.evaluations
@@ -155,6 +160,16 @@ class Recorder:
     def tested(self, found: Mapping[str, float]) -> None:
         """The best evaluation's adapter has been scored on the test rows."""
         self.result = replace(self.result, test=dict(found))
+
+    def measured(self, found: Mapping[str, float]) -> None:
+        """The best evaluation's adapter has been measured further."""
+        evaluations = tuple(
+            replace(each, metrics={**each.metrics, **found})
+            if each.step == self.result.best_step
+            else each
+            for each in self.result.evaluations
+        )
+        self.result = replace(self.result, evaluations=evaluations)
 
     def _measure(self) -> None:
         self.result = replace(

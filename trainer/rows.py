@@ -14,12 +14,13 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..spaces import DataBlock, Fault, SpaceError
+from ..spaces import DataBlock, Fault, GeneralBlock, SpaceError
 from ..spaces.extraction import generate
 from ..spaces.formats import FORMATS
 from .errors import reason
@@ -90,6 +91,35 @@ def read_rows(source: str, key: str, block: DataBlock, scratch: Path) -> dict[st
         for name, raw in found.items()
         if name in ("train", "validation", "test") or name == main
     }
+
+
+def read_texts(general: GeneralBlock, block: DataBlock, scratch: Path) -> Rows:
+    """The first rows of a general text.
+
+    Of a source that has them, the test split is read, or else the validation split.
+
+    Args:
+        general: where it is.
+        block: of format ``text``, with its column.
+        scratch: see ``read_rows``.
+
+    Raises:
+        SpaceError: see ``read_rows``.
+    """
+    key, source = "data.general.source", general.source
+    found = _read(source, key)
+    split = next((name for name in ("test", "validation") if name in found), next(iter(found)))
+    raw = found[split]
+    if general.column not in raw.column_names:
+        rule = f"is no column of {source}, which has {', '.join(raw.column_names)}"
+        raise SpaceError.single("data.general.column", general.column, rule)
+    texts = enumerate(raw.select_columns([general.column]))
+    filled = (index for index, row in texts if str(row[general.column] or "").strip())
+    raw = raw.select([*islice(filled, general.rows)])
+    if len(raw) == 0:
+        raise SpaceError.single(key, source, "there are no rows with a text")
+    within = "" if len(found) == 1 else split
+    return _to_roles(raw, block, key, source, within, scratch)
 
 
 def mapped(rows: Dataset, function: Any, features: Any, scratch: Path, doing: str) -> Dataset:

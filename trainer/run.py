@@ -25,7 +25,7 @@ from transformers import (
 )
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from ..spaces.metrics import LOSS
+from ..spaces.metrics import FORGETTING, LOSS
 from .adapter import attached, fits, load_saved, save_adapter
 from .base import BaseModel
 from .batches import EpochSampler
@@ -34,6 +34,7 @@ from .config import TrialConfig
 from .data import TokenizedData
 from .errors import DiskFullError
 from .folder import TrialFolder, disk_full
+from .forgetting import after, before, of_base
 from .inherit import come_into
 from .joint import Request
 from .loraplus import loraplus_optimizer
@@ -43,7 +44,7 @@ from .metrics import Measures, measured
 from .precision import training_flags
 from .recorder import Recorder, Report
 from .result import BaseScore, TrialResult, TrialState
-from .score import collator, score
+from .score import collator, score_on
 
 logger = logging.getLogger(__name__)
 
@@ -118,15 +119,15 @@ def _attempt(
     earlier = checkpoint.result if checkpoint else None
     recorder = Recorder(config, folder, _outside(base, report), earlier)
     try:
+        if data.general is not None:
+            before(base, data.general, _eval_batch(config))
         set_seed(int(config.train["seed"]))
         with attached(base, config) as model:
             recorder.save = lambda step: save_adapter(model, folder, step)
             trainable, total = model.get_nb_trainable_parameters()
             recorder.parameters(trainable, total, micro_batch)
             _train(model, config, base, data, recorder, folder, checkpoint)
-            if test and len(data.test) and recorder.result.best_step is not None:
-                load_saved(model, folder)
-                recorder.tested(_evaluated(model, base, data.test, config))
+            _measure_kept(model, config, base, data, recorder, folder, test)
         recorder.finished()
     except Exception as error:
         if disk_full(error, folder.root):
@@ -180,11 +181,40 @@ def _take_up(folder: TrialFolder, config: TrialConfig) -> Checkpoint | None:
     return found
 
 
+def _measure_kept(
+    model: PeftModel,
+    config: TrialConfig,
+    base: BaseModel,
+    data: TokenizedData,
+    recorder: Recorder,
+    folder: TrialFolder,
+    test: bool,
+) -> None:
+    """Measure the best evaluation's adapter on what has chosen nothing, once.
+
+    That is the general text, for a trial that has come to its end, and the test rows for one that
+    is to be scored on them.
+    """
+    best = recorder.result.best
+    if best is None:
+        return
+    forgets = data.general is not None and recorder.complete and FORGETTING not in best.metrics
+    tested = test and len(data.test) > 0
+    if forgets or tested:
+        load_saved(model, folder)
+    if tested:
+        recorder.tested(_evaluated(model, base, data.test, config))
+    if forgets:
+        recorder.measured(after(model, base, data.general, _eval_batch(config)))
+
+
 def score_base(base: BaseModel, data: TokenizedData, config: TrialConfig) -> BaseScore:
     """The untouched base model on the validation rows, measured as a trial's evaluations are."""
     start, rows, batch = time.perf_counter(), data.validation, _eval_batch(config)
     loss, count = score_on(base.model, base, rows, batch)
     metrics = measured(base.model, base, rows, _measures(config), batch)
+    if data.general is not None:
+        metrics |= of_base(base, data.general, batch)
     return BaseScore(loss, len(rows), count, time.perf_counter() - start, metrics)
 
 
@@ -204,18 +234,6 @@ def _measures(config: TrialConfig) -> Measures:
 
 def _eval_batch(config: TrialConfig) -> int:
     return int(config.train["per_device_eval_batch_size"])
-
-
-def score_on(model: Any, base: BaseModel, rows: Any, batch_size: int) -> tuple[float, int]:
-    """``score`` in the precision of ``base``, whose model ``model`` is or wears."""
-    return score(
-        model,
-        rows,
-        collator(base.tokenizer, base.spec.task),
-        base.spec.task,
-        batch_size=batch_size,
-        autocast=base.autocast(),
-    )
 
 
 def training_arguments(
@@ -273,6 +291,7 @@ def _train(
         config=config,
         recorder=recorder,
         folder=folder,
+        general=data.general if _measures(config).general else None,
         model=model,
         args=training_arguments(config, base, folder.scratch, micro_batch),
         train_dataset=data.train,
@@ -305,11 +324,12 @@ class TrialTrainer(Trainer):  # type: ignore[misc]
         config: TrialConfig,
         recorder: Recorder,
         folder: TrialFolder,
+        general: Any,
         **options: Any,
     ) -> None:
         super().__init__(**options)
         self._base, self._config = base, config
-        self._recorder, self._folder = recorder, folder
+        self._recorder, self._folder, self._general = recorder, folder, general
         # Smoothed labels need the logits whole, and a hook on the head would be compiled in.
         stock = self.label_smoother is not None or self.args.torch_compile
         self._gathers = gathers(self.model, base.spec.task) and not stock
@@ -404,6 +424,8 @@ class TrialTrainer(Trainer):  # type: ignore[misc]
         """Mean loss of a supervised token over the validation rows, and what else is measured."""
         rows = self.eval_dataset if eval_dataset is None else eval_dataset
         found = _evaluated(self.model, self._base, rows, self._config)
+        if self._general is not None and math.isfinite(found[LOSS]):
+            found |= after(self.model, self._base, self._general, _eval_batch(self._config))
         metrics = {f"{metric_key_prefix}_loss": found.pop(LOSS), **found}
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
+    from .base import BaseModel
+
 Collator = Callable[[list[dict[str, Any]]], Any]
 
 
@@ -89,6 +91,18 @@ def score(
                 total += float(model(**tensors).loss) * weight
             count += weight
     return total / max(count, 1), count
+
+
+def score_on(model: Any, base: BaseModel, rows: Any, batch_size: int) -> tuple[float, int]:
+    """``score`` in the precision of ``base``, whose model ``model`` is or wears."""
+    return score(
+        model,
+        rows,
+        collator(base.tokenizer, base.spec.task),
+        base.spec.task,
+        batch_size=batch_size,
+        autocast=base.autocast(),
+    )
 
 
 @contextmanager

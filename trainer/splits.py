@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from ..spaces import DataBlock, SpaceError
-from .rows import Rows, read_rows
+from ..spaces import DataBlock, GeneralBlock, SpaceError
+from .rows import Rows, read_rows, read_texts
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -94,6 +94,35 @@ def read_splits(block: DataBlock, scratch: Path) -> dict[str, Split]:
     if block.duplicates == "refuse":
         _check_apart(splits)
     return {split: splits[split] for split in SPLITS}
+
+
+def read_general(
+    general: GeneralBlock, block: DataBlock, train: Split, scratch: Path
+) -> tuple[DataBlock, Split]:
+    """The general text, and the block that its rows are encoded by.
+
+    Args:
+        general: where it is.
+        block: the space's data.
+        train: must have none of its rows, unless ``data.duplicates`` allows it.
+        scratch: see ``read_rows``.
+
+    Raises:
+        SpaceError: see ``read_texts``; or a row is trained on.
+    """
+    update = {"format": "text", "template": None, "fields": {"text": general.column}}
+    own = block.model_copy(update=update)
+    rows = read_texts(general, own, scratch)
+    split = Split(rows, np.arange(len(rows.rows)), rows.key)
+    learnt = np.flatnonzero(np.isin(split.digests, train.digests))
+    if len(learnt) and block.duplicates != "allow":
+        rule = (
+            f"{len(learnt)} of its {len(split)} rows are train rows too, the first is "
+            f"{split.place(learnt)}: what is learnt is not forgotten; name another text, or write "
+            "data.duplicates: allow"
+        )
+        raise SpaceError.single(rows.key, rows.source, rule)
+    return own, split
 
 
 def shared(splits: Mapping[str, Split]) -> dict[str, int]:

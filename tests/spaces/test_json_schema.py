@@ -119,3 +119,13 @@ def test_both_refuse(
     assert faults(text)
     data: Any = read_yaml(HEAD + text, FaultLog()).data
     assert not validator.is_valid(data)
+
+
+@pytest.mark.parametrize("general", ["null", "g.jsonl", "{source: g.jsonl, rows: 8}"])
+def test_a_general_text_is_a_source_or_a_block(
+    validator: jsonschema.Draft202012Validator, load: Callable[..., Space], general: str
+) -> None:
+    text = f"model: {{name: m}}\ndata: {{train: d, general: {general}}}"
+    load(text, whole=True)
+    validator.validate(read_yaml(text, FaultLog()).data)
+    assert not validator.is_valid(read_yaml(text.replace(general, "[a]"), FaultLog()).data)

@@ -122,6 +122,8 @@ def test_reserved_key_says_why_and_what_instead(
         ("search: {metric: bleau}", "search.metric", "is no metric; there are eval_loss"),
         ("search: {metrics: [a.b]}", "search.metrics", "is no metric"),
         ("search: {metrics: bleu}", "search.metrics", "must be a list"),
+        ("search: {metric: forgetting}", "search.metric", "name it (data.general)"),
+        ("search: {metrics: [general_loss]}", "search.metrics", "name it (data.general)"),
         ("search: {generation: {tokens: 8}}", "search.generation.tokens", "unknown key"),
         ("search: {generation: {rows: 0}}", "search.generation.rows", "must be at least 1"),
         (
@@ -315,3 +317,33 @@ def test_metrics_suit_the_task(
     pairs = {"task": "SEQ_2_SEQ_LM", "form": "instruction"}
     assert load(text.format(**pairs, metric="rouge1", further="perplexity"), whole=True)
     assert faults(text.format(**pairs, metric="rouge1", further="accuracy"), whole=True)
+
+
+@pytest.mark.parametrize(
+    ("general", "path", "rule"),
+    [
+        ("3", "data.general", "must be a mapping"),
+        ("''", "data.general", "must be a string that is not empty"),
+        ("{rows: 4}", "data.general.source", "is required"),
+        ("{source: g.jsonl, rows: 0}", "data.general.rows", "must be at least 1"),
+        ("{source: g.jsonl, colum: body}", "data.general.colum", "unknown key"),
+    ],
+)
+def test_a_general_text_that_is_none(faults: Faults, general: str, path: str, rule: str) -> None:
+    text = f"model: {{name: m}}\ndata: {{train: d.jsonl, general: {general}}}"
+    fault = only(faults(text, whole=True))
+    assert (fault.path, fault.rule) == (path, rule)
+
+
+def test_a_general_text_is_for_models_that_write_on(
+    faults: Faults, load: Callable[..., Space]
+) -> None:
+    text = "model: {{name: m, task: {}}}\ndata: {{train: d, format: {}, general: g.jsonl}}"
+    for task, form in (("SEQ_2_SEQ_LM", "seq2seq"), ("SEQ_CLS", "classification")):
+        fault = only(faults(text.format(task, form), whole=True))
+        assert (fault.path, fault.value) == ("data.general", "g.jsonl")
+        assert fault.rule.startswith(f"is for model.task CAUSAL_LM: {task} has no loss on plain")
+    space = load(text.format("CAUSAL_LM", "chat"), "search.metrics=[forgetting]", whole=True)
+    assert space.data.general is not None
+    assert space.data.general.model_dump() == {"source": "g.jsonl", "column": "text", "rows": 64}
+    assert space.resolved()["data"]["general"]["rows"] == 64  # type: ignore[index]

@@ -18,9 +18,12 @@ from . import (
     compare,
     confirm,
     dashboard,
+    doctor,
     export,
     generate,
+    init,
     leaderboard,
+    plan,
     report,
     schema,
     search,
@@ -46,8 +49,11 @@ for verb in (
     dashboard,
     export,
     generate,
+    init,
     validate,
+    plan,
     schema,
+    doctor,
 ):
     verb.register(app)
 

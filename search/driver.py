@@ -6,7 +6,6 @@ import logging
 import os
 import platform
 import shlex
-import shutil
 import signal
 import sys
 import threading
@@ -22,20 +21,20 @@ from optuna.exceptions import StorageInternalError
 from rich.console import Console
 
 from ..reports import leaderboard, render
-from ..reports.formats import size
-from ..spaces import Fault, Label, PbtScheduler, Space, SpaceError, dump_space, load_space
+from ..spaces import Fault, Label, Space, SpaceError, dump_space, load_space
 from ..trainer.data import TokenizedData
 from ..trainer.errors import TrialError, reason
 from ..trainer.folder import RunFolder, refuse_uri, write_json, write_text
 from ..trainer.redact import redact_command, secrets
-from ..trainer.statistics import data_lines
 from .bounds import MemoryBounds
 from .layout import Layout, settle_layout
 from .ledger import Ledger
 from .live import Display, make_display
-from .measures import measures_said
+from .plan import Plan
+from .plan_facts import Lengths, capacity
+from .plan_text import disk_line, plan_lines, say
 from .preflight import Preflight, preflight
-from .resources import Allocation, allocate, disk_budget, visible_cores
+from .resources import Allocation, allocate, visible_cores
 from .settle import settle_cluster, settle_unpacking, settle_workers
 from .study import Study
 from .tracking import Follower, make_trackers, require_trackers
@@ -259,7 +258,7 @@ def _run_locked(
         cluster = None if address is None else _join(address, closing)
         if cluster is not None:
             starting = cluster
-            ready, layout, unpacking = settle_cluster(space, run, cluster)
+            ready, layout, unpacking, own = settle_cluster(space, run, cluster)
         else:
             allocation = Allocation(1, cores, 0) if local else allocate(space, cores, _count_gpus())
             starting = None if local else _start_ray(cores, closing)
@@ -271,11 +270,15 @@ def _run_locked(
             layout = Layout(allocation)
             if not local:
                 layout = settle_layout(space, ready, allocation, cores, run)
+            own = capacity(_count_gpus(), layout.allocation.gpus)
         allocation = layout.allocation
-        _say_plan(space, ready, layout, unpacking, console)
+        plan = Plan(
+            space, ready.spec, ready.modules, Lengths.of(ready.data, ready.spec.task), own
+        )
+        say(plan_lines(plan, ready.data, layout, unpacking), console)
         if cluster is not None:
-            console.print(f"ray:    {cluster.describe()}", highlight=False, markup=False)
-        _say_disk(space, run, ready, allocation, console)
+            say([f"ray:    {cluster.describe()}"], console)
+        say([disk_line(space, ready.largest_adapter, allocation.trials, run.root)], console)
     except (SpaceError, TrialError):
         run.discard_bare()
         raise
@@ -286,7 +289,7 @@ def _run_locked(
             # From here on every process maps the files in the run folder.
             ready = replace(ready, data=TokenizedData.load(run.data))
         _write_about(space, run, ready, {**layout.to_dict(cores), "address": address})
-        study = Study(space, run.study, run.name, first)
+        study = Study(space, run.study, run.name, first, plan.refusal)
         memory = MemoryBounds(ready.adapter_size)
         ledger = Ledger(space, run, study, audits=audits, memory=memory)
         ledger.restore()
@@ -417,50 +420,3 @@ def _write_about(space: Space, run: RunFolder, ready: Preflight, layout: dict[st
         "versions": versions(),
     }
     write_json(run.about, about)
-
-
-def _say_disk(
-    space: Space, run: RunFolder, ready: Preflight, allocation: Allocation, console: Console
-) -> None:
-    """The most that the run folder can come to hold, against what is free.
-
-    Raises:
-        TrialError: less is free.
-    """
-    population = isinstance(space.search.scheduler, PbtScheduler)
-    running = space.search.trials if population else allocation.trials
-    needed = disk_budget(ready.largest_adapter, space.search.keep_adapters, running)
-    free = shutil.disk_usage(run.root).free
-    console.print(
-        f"disk:   at most {size(needed)} for the {space.search.keep_adapters} best adapters and "
-        f"{running} running trial(s); {size(free)} are free",
-        highlight=False,
-        soft_wrap=True,
-    )
-    if free < needed:
-        raise TrialError(
-            f"{run.root}: needs up to {size(needed)}, and {size(free)} are free; free some space, "
-            "or give --run a folder on another disk"
-        )
-
-
-def _say_plan(
-    space: Space,
-    ready: Preflight,
-    layout: Layout,
-    unpacking: str | None,
-    console: Console,
-) -> None:
-    search = space.search
-    scheduler = "no early stopping" if search.scheduler is None else search.scheduler.title
-    rungs = ", ".join(map(str, space.rungs()))
-    lines = [
-        f"model:  {ready.spec.name} ({space.model.quantization}, {space.model.task})",
-        *([f"nf4:    {unpacking}"] if unpacking else []),
-        *data_lines(space.data, ready.data.stats),
-        f"search: {search.trials} trials of {space.rungs()[-1]} steps, {search.sampler} sampler, "
-        f"{scheduler}, evaluated at {rungs}; {layout.allocation}",
-        *([f"metric: {said}"] if (said := measures_said(space)) else []),
-        *([f"layout: {layout.reason}"] if layout.reason else []),
-    ]
-    console.print("\n".join(lines), highlight=False, soft_wrap=True, markup=False)

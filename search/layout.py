@@ -43,16 +43,31 @@ _CORE, _GPU = 4e10, 2e13
 
 
 @dataclass(frozen=True)
+class Speed:
+    """What was measured of the layout that was chosen.
+
+    Attributes:
+        trial: that was measured, on rows of mean length.
+        rate: its passes, forward and backward, a second, of all workers together.
+    """
+
+    trial: TrialConfig
+    rate: float
+
+
+@dataclass(frozen=True)
 class Layout:
     """What was settled.
 
     Attributes:
         allocation: with its workers, threads and pack.
         reason: in words; None where nothing was in question.
+        speed: None where nothing was measured.
     """
 
     allocation: Allocation
     reason: str | None = None
+    speed: Speed | None = None
 
     def to_dict(self, cores: int) -> dict[str, Any]:
         """For ``run.json``."""
@@ -67,7 +82,13 @@ class Layout:
 
 
 def settle_layout(
-    space: Space, ready: Preflight, allocation: Allocation, cores: int, run: RunFolder
+    space: Space,
+    ready: Preflight,
+    allocation: Allocation,
+    cores: int,
+    run: RunFolder | None,
+    *,
+    measure: bool = False,
 ) -> Layout:
     """Settle what of ``resources.workers``, ``resources.threads`` and ``search.pack`` is ``auto``.
 
@@ -77,6 +98,7 @@ def settle_layout(
         allocation: the most workers that there can be.
         cores: of this machine.
         run: a run that was begun goes on as it began, on a machine like the one it was begun on.
+        measure: however short the search is, and however little is in question.
 
     Raises:
         SpaceError: ``search.pack`` is a number, and the space's trials forbid it.
@@ -92,18 +114,18 @@ def settle_layout(
     if asked != "auto":
         allocation = replace(allocation, pack=asked)
     layouts = _layouts(space, allocation, cores)
-    begun = _begun(run, allocation, cores)
+    begun = None if run is None else _begun(run, allocation, cores)
     if begun is not None:
         open_ = ["workers", "threads"] if len(layouts) > 1 else []
         open_ += ["pack"] if asked == "auto" else []
         return Layout(replace(allocation, **{key: begun[key] for key in open_}))
-    trials = _some(space, ready)
-    if _arithmetic(space, ready, trials) < _LEAST * _speed(allocation):
+    trials = some_trials(space, ready)
+    if not measure and _arithmetic(space, ready, trials) < _LEAST * rough_speed(allocation):
         return Layout(allocation)
     packs: list[int] = []
     if asked == "auto" and not changing and allocation.gpus <= 1 and _can_share(trials, ready):
         packs = [n for n in _PACKS if n * allocation.workers <= space.search.trials]
-    if len(layouts) < 2 and not packs:
+    if len(layouts) < 2 and not packs and not measure:
         return Layout(allocation)
     return _measured(trials[0], ready, allocation, layouts, packs)
 
@@ -140,14 +162,16 @@ def _changing(space: Space) -> str | None:
     return None
 
 
-def _some(space: Space, ready: Preflight) -> list[TrialConfig]:
+def some_trials(space: Space, ready: Preflight) -> list[TrialConfig]:
     """Trials drawn at random."""
-    dice, trials = random.Random(space.search.seed), []
-    for _ in range(_DRAWS):
-        values = space.sample(lambda name, domain: drawn(domain, dice))
-        trial = TrialConfig(0, ready.spec.task, values["lora"], values["train"], space.rungs())
-        trials.append(trial)
-    return trials
+    task, rungs = ready.spec.task, space.rungs()
+    return [TrialConfig(0, task, v["lora"], v["train"], rungs) for v in some_values(space)]
+
+
+def some_values(space: Space) -> list[dict[str, dict[str, Any]]]:
+    """Configurations drawn at random, by the search's seed."""
+    dice = random.Random(space.search.seed)
+    return [space.sample(lambda name, domain: drawn(domain, dice)) for _ in range(_DRAWS)]
 
 
 def _can_share(trials: Sequence[TrialConfig], ready: Preflight) -> bool:
@@ -160,17 +184,17 @@ def _arithmetic(space: Space, ready: Preflight, trials: Sequence[TrialConfig]) -
     """About how many operations the search takes: two a weight and token, forward and backward."""
     rows = sum(trial.effective_batch * trial.max_steps for trial in trials) / len(trials)
     weights = int(ready.modules.num_parameters())
-    return 4.0 * weights * _row(ready) * rows * space.search.trials
+    return 4.0 * weights * row_tokens(ready) * rows * space.search.trials
 
 
-def _row(ready: Preflight) -> int:
+def row_tokens(ready: Preflight) -> int:
     """Tokens of a row."""
     stats = ready.data.stats["train"]
     return max(8, round(stats["tokens"] / max(1, stats["rows"])))
 
 
-def _speed(allocation: Allocation) -> float:
-    """Operations a second of the whole machine."""
+def rough_speed(allocation: Allocation) -> float:
+    """Operations a second of the whole machine, give or take a factor of a few."""
     if allocation.gpus:
         return _GPU * allocation.workers * allocation.gpus
     return _CORE * allocation.workers * allocation.threads
@@ -186,7 +210,7 @@ def _measured(
     question = {
         "spec": ready.spec.to_dict(),
         "trial": trial.to_dict(),
-        "tokens": _row(ready),
+        "tokens": row_tokens(ready),
         "layouts": layouts,
         "packs": packs,
     }
@@ -201,14 +225,16 @@ def _measured(
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
         found: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
-        return _chosen(found, allocation)
+        return _chosen(found, allocation, trial)
     except (subprocess.SubprocessError, ValueError, LookupError) as error:
         said = getattr(error, "stderr", None) or str(error)
         logger.warning("how trials train fastest could not be measured: %s", said.strip()[-500:])
         return Layout(allocation, "could not be measured")
 
 
-def _chosen(found: Sequence[Mapping[str, Any]], allocation: Allocation) -> Layout:
+def _chosen(
+    found: Sequence[Mapping[str, Any]], allocation: Allocation, trial: TrialConfig
+) -> Layout:
     """The fastest, of like ones the one of the most workers without packing."""
     best = found[0]
     for one in found[1:]:
@@ -217,7 +243,8 @@ def _chosen(found: Sequence[Mapping[str, Any]], allocation: Allocation) -> Layou
             best = one
     taken = replace(allocation, workers=best["workers"], threads=best["threads"], pack=best["pack"])
     shown = ", ".join(f"{one['rate']:.2f} by {_words(one)}" for one in found)
-    return Layout(taken, f"measured passes a second: {shown}")
+    speed = Speed(trial, best["rate"]) if best["rate"] else None
+    return Layout(taken, f"measured passes a second: {shown}", speed)
 
 
 def _words(one: Mapping[str, Any]) -> str:

@@ -74,9 +74,9 @@ def preflight(space: Space, run: RunFolder | None = None) -> Preflight:
         _check_same(space, data, run)
     _check_json(space, spec, data)
     if model.task in CLASSIFIERS:
-        spec = _with_labels(spec, space, data)
-    modules = _meta_model(space, spec)
-    largest = _check_targets(space, modules)
+        spec = with_labels(spec, space, data)
+    modules = modules_of(space, spec)
+    largest = check_targets(space, modules)
     return Preflight(spec, data, largest, modules, kept=found is not None)
 
 
@@ -104,7 +104,12 @@ def _check_same(space: Space, data: TokenizedData, run: RunFolder) -> None:
         raise SpaceError.single("data.train", space.data.train, rule)
 
 
-def _with_labels(spec: BaseSpec, space: Space, data: TokenizedData) -> BaseSpec:
+def with_labels(spec: BaseSpec, space: Space, data: TokenizedData) -> BaseSpec:
+    """The spec with the classes that the training rows have.
+
+    Raises:
+        SpaceError: they are not as many as the space says.
+    """
     wanted = space.model.num_labels
     if wanted is not None and wanted != len(data.labels):
         rule = f"the training rows have {len(data.labels)} classes: {', '.join(data.labels)}"
@@ -112,14 +117,19 @@ def _with_labels(spec: BaseSpec, space: Space, data: TokenizedData) -> BaseSpec:
     return replace(spec, labels=data.labels)
 
 
-def _meta_model(space: Space, spec: BaseSpec) -> PreTrainedModel:
+def modules_of(space: Space, spec: BaseSpec) -> PreTrainedModel:
+    """The model's modules without weights.
+
+    Raises:
+        SpaceError: there are none for the task.
+    """
     try:
         return meta_model(spec)
     except TrialError as error:
         raise SpaceError.single("model.name", space.model.name, str(error)) from error
 
 
-def _check_targets(space: Space, model: PreTrainedModel) -> int:
+def check_targets(space: Space, model: PreTrainedModel) -> int:
     """Every choice, and the baseline's, before any trial: one that fails later wastes the rest.
 
     Returns:

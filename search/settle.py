@@ -16,6 +16,7 @@ from ..trainer.folder import RunFolder
 from ..trainer.precision import compute_dtype
 from ..trainer.unpacking import PROCESS, Unpacking, choose_unpacking, free_here, free_on_gpus
 from .layout import Layout
+from .plan_facts import Capacity
 from .preflight import Preflight, lora_choices, preflight
 from .resources import Allocation
 
@@ -61,12 +62,12 @@ def wanted_memory(spec: BaseSpec, model: nn.Module) -> int:
 
 def settle_cluster(
     space: Space, run: RunFolder, cluster: Cluster
-) -> tuple[Preflight, Layout, str | None]:
+) -> tuple[Preflight, Layout, str | None, Capacity]:
     """All that is settled before a search on a cluster, by what its nodes say.
 
     Returns:
-        Model and data with ``quantization_compute`` decided, the workers, and a sentence about the
-        former (see ``settle_unpacking``).
+        Model and data with ``quantization_compute`` decided, the workers, a sentence about the
+        former (see ``settle_unpacking``), and the memory of a worker, unknown without GPUs.
 
     Raises:
         SpaceError: the space does not fit the model, the data or the cluster.
@@ -86,7 +87,8 @@ def settle_cluster(
     reason = None
     if "auto" in (space.resources.workers, space.resources.threads, space.search.pack):
         reason = "not measured, as it is on a single machine: nodes of a cluster may differ"
-    return replace(ready, spec=spec), Layout(allocation, reason), unpacking
+    own = Capacity(free if allocation.gpus else 0, "a worker of the cluster", bool(allocation.gpus))
+    return replace(ready, spec=spec), Layout(allocation, reason), unpacking, own
 
 
 def settle_unpacking(
@@ -94,7 +96,7 @@ def settle_unpacking(
     spec: BaseSpec,
     model: nn.Module,
     allocation: Allocation,
-    run: RunFolder,
+    run: RunFolder | None,
     free: int | None = None,
 ) -> tuple[BaseSpec, str | None]:
     """The spec with ``quantization_compute`` decided, and a sentence that says why.
@@ -104,7 +106,7 @@ def settle_unpacking(
         spec: of its model.
         model: its modules, without weights.
         allocation: how many workers share the memory.
-        run: a run that was begun goes on as it began.
+        run: a run that was begun goes on as it began; None where there is none.
         free: bytes that each worker has for itself, where it runs elsewhere; None looks here.
 
     Returns:
@@ -125,7 +127,7 @@ def _settle(
     spec: BaseSpec,
     model: nn.Module,
     allocation: Allocation,
-    run: RunFolder,
+    run: RunFolder | None,
     free: int | None,
 ) -> Unpacking:
     asked = spec.quantization_compute
@@ -138,7 +140,7 @@ def _settle(
         raise SpaceError.single(_KEY, asked, rule)
     if asked != "auto":
         return Unpacking.because(asked, f"as {_KEY} says")
-    if run.about.is_file():
+    if run is not None and run.about.is_file():
         begun = str(run.read_about()["model"]["quantization_compute"])
         return Unpacking.because(begun, "as the run was begun")
     if rewriting:

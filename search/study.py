@@ -7,7 +7,7 @@ one that broke is FAIL, and only one that reached its horizon is COMPLETE.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,9 @@ from .measures import measures_of
 from .priors import prior_params
 from .samplers import Exhaustive, make_sampler, make_spare
 
-_CONFIG, _RESULT, _TWIN = "config", "result", "duplicate_of"
-"""Optuna user attributes: what is trained, what came of it, and the trial that is the same."""
+_CONFIG, _RESULT, _TWIN, _REFUSED = "config", "result", "duplicate_of", "impossible"
+"""Optuna user attributes: what is trained, what came of it, the trial that is the same, and why a
+proposal cannot be trained here."""
 _LOCK_SECONDS = 60
 """How long to wait while another process (a dashboard, say) has the study locked."""
 _ENQUEUED = "enqueued"
@@ -46,6 +47,8 @@ class Study:
         path: of the SQLite file; made where it is missing.
         name: of the study inside it.
         first: parameters to try before all others, where the study is new.
+        refuse: why a configuration (``lora`` and ``train`` fields) cannot be trained on this
+            machine; None where it can. One that cannot never becomes a trial.
 
     Raises:
         TrialError: the file is no Optuna study.
@@ -57,8 +60,9 @@ class Study:
         path: Path,
         name: str,
         first: Sequence[Mapping[str, Label]] = (),
+        refuse: Callable[[Mapping[str, Mapping[str, Any]]], str | None] = lambda values: None,
     ) -> None:
-        self._space, self._wanted = space, first
+        self._space, self._wanted, self._refuse = space, first, refuse
         self._measures = measures_of(space)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         try:
@@ -171,8 +175,8 @@ class Study:
     def _ask(self) -> TrialConfig | None:
         """A configuration that no trial has had yet.
 
-        A sampler that proposes a known one again is told that it failed there. When it insists,
-        a spare one has its turn, which over a finite space knows what is left.
+        A sampler that proposes a known or impossible one is told that it failed there. When it
+        insists, a spare one has its turn, which over a finite space knows what is left.
         """
         own, spare = self._study.sampler, make_spare(self._space, len(self._trials()))
         try:
@@ -191,7 +195,7 @@ class Study:
     def _fill(self, trial: optuna.Trial) -> TrialConfig | None:
         """The trial's configuration: drawn, or for trial 0 the default one.
 
-        None for one that another trial has had already; Optuna is told.
+        None for one that another trial has had already, or that is impossible; Optuna is told.
         """
         default = trial.number == 0 and self._space.search.baseline
         if default:
@@ -203,9 +207,10 @@ class Study:
             values = self._space.sample(partial(_suggest, trial))
         config = self._made(trial, values, baseline=default)
         twin = self._seen.get(config.digest())
-        if twin is None:
+        refused = self._refuse(values) if twin is None else None
+        if twin is None and refused is None:
             return self._keep(trial, config)
-        trial.set_user_attr(_TWIN, twin)
+        trial.set_user_attr(*((_TWIN, twin) if refused is None else (_REFUSED, refused)))
         self._study.tell(trial.number, state=OptunaState.FAIL)
         return None
 

@@ -71,20 +71,26 @@ class BaseSpec:
 
     @classmethod
     def of(
-        cls, block: ModelBlock, labels: Sequence[str] = (), *, trusted: bool = False
+        cls,
+        block: ModelBlock,
+        labels: Sequence[str] = (),
+        *,
+        trusted: bool = False,
+        weights: bool = True,
     ) -> BaseSpec:
         """The spec of a space's model, which is found, and fetched or converted where need be.
 
         Args:
             block: of a space or an exported recipe.
-            labels: class names, for SEQ_CLS.
+            labels: class names, for SEQ_CLS and TOKEN_CLS.
             trusted: whether whoever runs this has said, himself, that the model's code may run.
+            weights: without them it is good for ``meta_model`` and ``load_tokenizer`` only.
 
         Raises:
             SpaceError: the model's own code is wanted and not trusted; or see ``resolve_model``.
         """
         check_trust(block, trusted=trusted)
-        found = resolve_model(block)
+        found = resolve_model(block, weights=weights)
         return cls(
             source=found.folder,
             name=block.name,
@@ -303,13 +309,18 @@ def _fresh(model: PreTrainedModel, missing: Iterable[str]) -> tuple[str, ...]:
     """
     if not missing:
         return ()
-    heads = [
+    heads = heads_of(model)
+    drawn = {key.rpartition(".")[0] for key in missing}
+    return (*heads, *sorted(name for name in drawn if name.partition(".")[0] not in heads))
+
+
+def heads_of(model: PreTrainedModel) -> list[str]:
+    """The modules with weights that a model of a task has beside its backbone."""
+    return [
         name
         for name, child in model.named_children()
         if name != model.base_model_prefix and next(child.parameters(), None) is not None
     ]
-    drawn = {key.rpartition(".")[0] for key in missing}
-    return (*heads, *sorted(name for name in drawn if name.partition(".")[0] not in heads))
 
 
 def _unpacks(spec: BaseSpec, dtype: torch.dtype, device: torch.device, gpus: int) -> bool:

@@ -1,10 +1,14 @@
-"""The one error of a trial, beside ``SpaceError`` for what a user wrote; and an error in a line."""
+"""The error of a trial, beside ``SpaceError`` for what a user wrote; and an error in a line."""
 
 from __future__ import annotations
 
 
 class TrialError(RuntimeError):
     """A trial, an export or a model could not be carried out; the message says what to do."""
+
+
+class AdapterRefusedError(TrialError):
+    """peft puts no such adapter on this base, whatever the machine."""
 
 
 class DiskFullError(TrialError):

@@ -279,6 +279,26 @@ def _check_types(
             raise SpaceError.single(key, source, rule)
 
 
+def outline(source: str) -> tuple[dict[str, bool | None], int]:
+    """The columns of a source's training rows, and how many rows there are.
+
+    Returns:
+        Of each column, whether it holds lists (None where its rows differ); and the rows.
+
+    Raises:
+        SpaceError: at ``data.train``: it is missing or cannot be read.
+    """
+    from datasets import ClassLabel, Json, Value
+
+    found = _read(source, "data.train")
+    rows = found["train"] if "train" in found else next(iter(found.values()))
+    kinds = {
+        name: None if isinstance(kind, Json) else not isinstance(kind, ClassLabel | Value)
+        for name, kind in rows.features.items()
+    }
+    return kinds, len(rows)
+
+
 class _Reader:
     """A batch of a source's columns to columns of roles.
 

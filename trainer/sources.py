@@ -76,11 +76,12 @@ class ModelSource:
     reference: str
 
 
-def resolve_model(block: ModelBlock) -> ModelSource:
+def resolve_model(block: ModelBlock, *, weights: bool = True) -> ModelSource:
     """The model that a space names, as a folder.
 
     A hub model is fetched into the hub's own cache, once, before any trial; where the hub
-    cannot be reached, ``model.offline`` stands in. GGUF files are converted once.
+    cannot be reached, ``model.offline`` stands in. GGUF files are converted once. Without
+    ``weights``, those of a hub model are left where they are: config and tokenizer come alone.
 
     Raises:
         SpaceError: the source does not exist, or the hub refuses or cannot be reached and
@@ -89,7 +90,7 @@ def resolve_model(block: ModelBlock) -> ModelSource:
     if _is_local(block.name):
         return _local_model(block.name, "model.name")
     try:
-        return ModelSource(_fetch(block.name, block.revision), block.name)
+        return ModelSource(_fetch(block.name, block.revision, weights=weights), block.name)
     except _Unreachable as error:
         if block.offline is None:
             rule = f"the hub cannot be reached ({error}); give a local folder, or model.offline"
@@ -122,7 +123,7 @@ class _Unreachable(Exception):  # noqa: N818 - a signal between two functions he
     """The hub does not answer and its cache does not hold the model."""
 
 
-def _fetch(name: str, revision: str | None) -> str:
+def _fetch(name: str, revision: str | None, *, weights: bool) -> str:
     """Bring a hub model into the hub's cache; the folder it then lies in."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
@@ -132,8 +133,9 @@ def _fetch(name: str, revision: str | None) -> str:
     except HFValidationError as error:
         rule = "is neither an existing path nor a hub id (owner/name)"
         raise SpaceError.single("model.name", name, rule) from error
-    weights = [file for file in files or () if file.endswith(".safetensors")]
-    ignored = [*_UNUSED_WEIGHTS, *(["*.bin"] if weights else [])]
+    safe = any(file.endswith(".safetensors") for file in files or ())
+    ignored = [*_UNUSED_WEIGHTS, *(["*.bin"] if safe or not weights else [])]
+    ignored += [] if weights else ["*.safetensors"]
     try:
         return snapshot_download(
             name, revision=revision, ignore_patterns=ignored, local_files_only=files is None

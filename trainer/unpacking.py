@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 PROCESS = 2**30
 """Bytes that a worker takes before it has a model: libraries (0.8 GiB), or a CUDA context."""
 
-_ASK_GPUS = "import torch as t; print(min(t.cuda.mem_get_info(i)[0] for i in range({})))"
+_ASK_GPUS = "import torch as t; print(min(t.cuda.mem_get_info(i)[{}] for i in range({})))"
 
 
 @dataclass(frozen=True)
@@ -80,13 +80,20 @@ def free_here(device: torch.device) -> int:
 
 
 def free_on_gpus(count: int) -> int:
-    """Bytes that are free on the fullest of ``count`` visible GPUs; 0 if that cannot be read.
+    """Bytes that are free on the fullest of ``count`` visible GPUs; 0 if that cannot be read."""
+    return _least_on_gpus(0, count)
 
-    Asked for in a process of its own, which gives back what a CUDA context takes on each.
-    """
-    command = [sys.executable, "-c", _ASK_GPUS.format(count)]
+
+def size_of_gpus(count: int) -> int:
+    """Bytes that the smallest of ``count`` visible GPUs has; 0 if that cannot be read."""
+    return _least_on_gpus(1, count)
+
+
+def _least_on_gpus(which: int, count: int) -> int:
+    """Asked for in a process of its own, which gives back what a CUDA context takes on each."""
+    command = [sys.executable, "-c", _ASK_GPUS.format(which, count)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        logger.warning("the GPUs' free memory cannot be read: %s", done.stderr.strip()[-200:])
+        logger.warning("the GPUs' memory cannot be read: %s", done.stderr.strip()[-200:])
         return 0
     return int(done.stdout)

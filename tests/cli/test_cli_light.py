@@ -11,7 +11,17 @@ import pytest
 
 Tool = Callable[..., Any]
 
-VERBS = ("search", "leaderboard", "export", "generate", "validate", "schema")
+VERBS = (
+    "search",
+    "leaderboard",
+    "export",
+    "generate",
+    "init",
+    "validate",
+    "plan",
+    "schema",
+    "doctor",
+)
 HEAVY = ("torch", "ray", "transformers", "optuna", "peft", "datasets", "bitsandbytes", "pandas")
 
 

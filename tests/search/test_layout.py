@@ -89,7 +89,7 @@ def test_a_long_one_is_worth_it(
         search={"trials": trials, "baseline": False},
     )
     ready = preflight(space)
-    some = layout._some(space, ready)
+    some = layout.some_trials(space, ready)
     stats = ready.data.stats["train"]
     tokens = stats["tokens"] / stats["rows"] * batch * accumulation * steps * trials
     expected = 4 * sum(p.numel() for p in ready.modules.parameters()) * tokens

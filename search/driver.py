@@ -272,9 +272,7 @@ def _run_locked(
                 layout = settle_layout(space, ready, allocation, cores, run)
             own = capacity(_count_gpus(), layout.allocation.gpus)
         allocation = layout.allocation
-        plan = Plan(
-            space, ready.spec, ready.modules, Lengths.of(ready.data, ready.spec.task), own
-        )
+        plan = Plan(space, ready.spec, ready.modules, Lengths.of(ready.data, ready.spec.task), own)
         say(plan_lines(plan, ready.data, layout, unpacking), console)
         if cluster is not None:
             say([f"ray:    {cluster.describe()}"], console)

@@ -16,6 +16,7 @@ from ..trainer.result import TrialResult
 from . import formats
 from .drawing import COLOURS, Figure, axes, finite
 from .leaderboard import Leaderboard
+from .objective_figures import of_objectives
 from .optuna_figures import of_hyperparameters, timeline
 from .rows import Row
 
@@ -35,6 +36,7 @@ def figures(
     if curves:
         made.append(_curves(board, curves))
     made += of_hyperparameters(results, trials)
+    made += of_objectives(board)
     made += _costs(board)
     if len(board.agreement) and (scatter := _agreement(results)) is not None:
         made.append(scatter)
@@ -159,6 +161,10 @@ def _cost(result: TrialResult) -> float:
     return math.inf if math.isnan(result.cost) else result.cost
 
 
+_OBJECTIVES = {"parameters": "parameters", "time": "seconds", "memory": "memory"}
+"""What costs are called as objectives."""
+
+
 def _costs(board: Leaderboard) -> list[Figure]:
     ranked = [row for row in board.rows if row.rank is not None]
     kinds: list[tuple[str, str, Callable[[Row], float | None]]] = [
@@ -168,6 +174,9 @@ def _costs(board: Leaderboard) -> list[Figure]:
     ]
     made = []
     for name, axis, cost in kinds:
+        if _OBJECTIVES[name] in board.objectives:
+            # It is drawn as one.
+            continue
         points = [(cost(row), row) for row in ranked]
         known = [(value, row) for value, row in points if value is not None]
         if len(known) >= 2:

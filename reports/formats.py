@@ -24,6 +24,17 @@ def short(value: float | None) -> str:
     return f"{value:,.0f}" if abs(value) < 99_999.5 else f"{value:.1e}"
 
 
+def objective(name: str, value: float | None) -> str:
+    """An objective's value: ``4.88M`` of parameters, ``1.25 GiB``, ``4:07``, else as ``short``."""
+    if value is None:
+        return ABSENT
+    if name == "parameters":
+        return count(round(value))
+    if name == "memory":
+        return size(round(value))
+    return clock(value) if name == "seconds" else short(value)
+
+
 def count(value: int | None) -> str:
     """``921K``, ``4.88M``."""
     if value is None:

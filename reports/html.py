@@ -125,6 +125,8 @@ def _tiles(board: Leaderboard) -> str:
         gain = base.cost - best.expected_cost
         facts.append((formats.loss(gain), "better than the base model"))
     facts.append((formats.count(best.trainable_parameters), "trainable parameters"))
+    if board.front:
+        facts.append((str(len(board.front)), "on the Pareto front"))
     trials = [row for row in board.rows if row.kind != "base"]
     facts.append((str(len(trials)), "trials"))
     facts.append((formats.clock(sum(row.seconds for row in trials)), "of training, all trials"))

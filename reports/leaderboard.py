@@ -6,6 +6,10 @@ with fewer trainable parameters, comes first. Configurations that were trained a
 come before all others, by their means; of those that tie with the best, the one with the fewest
 trainable parameters; one that failed on a seed is behind them. The base model stands among the
 trials, without a rank, at the place of its score: what is below it, tuning made worse.
+
+Trials that are judged by several objectives are ranked by Pareto fronts, and on a front as above,
+by the first objective. What has no front (stopped trials, and those without a value for one of the
+objectives) comes behind, and then the base model.
 """
 
 from __future__ import annotations
@@ -19,10 +23,11 @@ from typing import Any
 
 from ..spaces.metrics import LOSS, find_metric
 from ..trainer.folder import RunFolder
-from ..trainer.result import TrialState
+from ..trainer.result import TrialResult, TrialState
 from .agreement import Audit, RungAgreement, agreement, audits
 from .formats import printable
 from .noise import Noise, confirmed, pooled, ties
+from .pareto import fronts
 from .rows import SHOWN_ALWAYS, Kind, Row, base_row, shown_names, shown_params, trial_row
 
 __all__ = ["Kind", "Leaderboard", "Row", "build", "merge"]
@@ -34,13 +39,14 @@ class Leaderboard:
 
     Attributes:
         name: of the run; of several, joined by `` + ``.
-        metric: what the rows are ranked by.
+        metric: what the rows are ranked by; of several objectives, the first.
         rows: those with a score by loss, then RUNNING trials, then the rest with their reasons.
         about: the run's ``run.json``; of several, ``{"runs": {name: run.json}}``.
         runs: names of the runs.
         warnings: what a reader must know before comparing rows.
         agreement: each rung's ranking against the final one; empty for several runs.
         audits: stopped trials that were finished on request; empty for several runs.
+        objectives: all of them, where there are several; else empty.
     """
 
     name: str
@@ -51,6 +57,7 @@ class Leaderboard:
     warnings: tuple[str, ...] = ()
     agreement: tuple[RungAgreement, ...] = ()
     audits: tuple[Audit, ...] = ()
+    objectives: tuple[str, ...] = ()
 
     @cached_property
     def noise(self) -> Noise | None:
@@ -67,6 +74,11 @@ class Leaderboard:
     def best(self) -> Row | None:
         """The row of rank 1, which may be the default configuration; None if none is ranked."""
         return next((row for row in self.rows if row.rank == 1), None)
+
+    @property
+    def front(self) -> tuple[Row, ...]:
+        """The rows that no other is better than in all objectives; none where there is one."""
+        return tuple(row for row in self.rows if row.front == 1)
 
     @property
     def default(self) -> Row | None:
@@ -123,7 +135,13 @@ def build(run: RunFolder) -> Leaderboard:
         _cautions(about),
         agreement=agreement(results, finished),
         audits=audits(results, finished),
+        objectives=_several(results),
     )
+
+
+def _several(results: Sequence[TrialResult]) -> tuple[str, ...]:
+    found = results[0].objectives if results else ()
+    return found if len(found) > 1 else ()
 
 
 def _cautions(about: Mapping[str, Any]) -> tuple[str, ...]:
@@ -137,7 +155,8 @@ def _cautions(about: Mapping[str, Any]) -> tuple[str, ...]:
 def merge(boards: Sequence[Leaderboard]) -> Leaderboard:
     """Rank the trials of several runs together; each run's base and default rows stay.
 
-    Runs that are ranked by different metrics are ranked by what all have: the loss.
+    Runs that are ranked by different metrics are ranked by what all have: the loss. Where only
+    their further objectives differ, that is the first one.
 
     Args:
         boards: from ``build``; runs of the same name are told apart by a number.
@@ -152,8 +171,10 @@ def merge(boards: Sequence[Leaderboard]) -> Leaderboard:
     if not boards:
         raise ValueError("merge: give at least one leaderboard")
     names = _distinct([board.name for board in boards])
-    metrics = _metrics_warning(dict(zip(names, (b.metric for b in boards), strict=True)))
+    by = (" and ".join(board.objectives or (board.metric,)) for board in boards)
+    judged = dict(zip(names, by, strict=True))
     boards = comparable(boards)
+    metrics = _metrics_warning(judged, boards[0].metric)
     rows = [
         replace(row, run=name)
         for name, board in zip(names, boards, strict=True)
@@ -168,17 +189,27 @@ def merge(boards: Sequence[Leaderboard]) -> Leaderboard:
         about={"runs": {n: dict(b.about) for n, b in zip(names, boards, strict=True)}},
         runs=names,
         warnings=(*kept, *([warning] if warning else [])),
+        objectives=boards[0].objectives,
     )
 
 
 def comparable(boards: Sequence[Leaderboard]) -> tuple[Leaderboard, ...]:
-    """The boards as they are where one metric ranks all of them, else each ranked by its losses.
+    """The boards as they are where the same ranks all of them, else each ranked by what they share.
 
-    A trial's loss is then that of the adapter which its own metric chose.
+    That is the first objective, or else the loss: of the adapter which a trial's own metric chose.
     """
+    if len({(board.metric, board.objectives) for board in boards}) == 1:
+        return tuple(boards)
+    boards = [replace(board, objectives=(), rows=_by_first(board)) for board in boards]
     if len({board.metric for board in boards}) == 1:
         return tuple(boards)
     return tuple(replace(b, metric=LOSS, rows=_ranked(_by_loss(b))) for b in boards)
+
+
+def _by_first(board: Leaderboard) -> tuple[Row, ...]:
+    if not board.objectives:
+        return board.rows
+    return _ranked(replace(r, objectives={}, front=None, rank=None, tie=False) for r in board.rows)
 
 
 def _by_loss(board: Leaderboard) -> list[Row]:
@@ -193,15 +224,15 @@ def _by_loss(board: Leaderboard) -> list[Row]:
     return found
 
 
-def _metrics_warning(metrics: Mapping[str, str]) -> str | None:
-    if len(set(metrics.values())) == 1:
+def _metrics_warning(judged: Mapping[str, str], shared: str) -> str | None:
+    if len(set(judged.values())) == 1:
         return None
-    each = ", ".join(f"{name}: {metric}" for name, metric in metrics.items())
-    return f"the runs chose by different metrics ({each}), and are ranked by {LOSS} here"
+    each = ", ".join(f"{name}: {metrics}" for name, metrics in judged.items())
+    return f"the runs chose by different metrics ({each}), and are ranked by {shared} here"
 
 
 def _ranked(rows: Iterable[Row]) -> tuple[Row, ...]:
-    given = tuple(rows)
+    given = _fronted(tuple(rows))
     names = shown_names(sorted(given, key=_number))
     tied = _tied(given)
     scored = sorted(
@@ -216,19 +247,27 @@ def _ranked(rows: Iterable[Row]) -> tuple[Row, ...]:
             for row, same in zip(scored, alike, strict=True)
         ]
     scored = [replace(row, rank=place) for place, row in enumerate(scored, start=1)]
+    fronted = any(row.front for row in scored)
     for row in sorted((r for r in given if _placed_base(r)), key=lambda r: r.cost):
-        scored.insert(_place(row, scored), row)
+        scored.insert(len(scored) if fronted else _place(row, scored), row)
     rest = [row for row in given if not row.rankable and not _placed_base(row)]
     rest.sort(key=lambda row: (row.state != TrialState.RUNNING, _number(row)))
     return tuple(replace(row, params=shown_params(row, names)) for row in (*scored, *rest))
 
 
+def _fronted(rows: tuple[Row, ...]) -> tuple[Row, ...]:
+    costs = {place: found for place, row in enumerate(rows) if (found := row.costs) is not None}
+    known = dict(zip(costs, fronts([*costs.values()]), strict=True))
+    return tuple(replace(row, front=known.get(place)) for place, row in enumerate(rows))
+
+
 def _tied(given: Sequence[Row]) -> set[tuple[str, str]]:
-    """Runs and configurations that cannot be told apart from the best one."""
+    """Runs and configurations that cannot be told apart from the best one, all on its front."""
+    best = min((row.tier for row in given if row.rankable), default=math.inf)
     found = {
         (row.run, row.configuration): row.confirmed
         for row in given
-        if row.rankable and row.confirmed and not row.confirmed.failed
+        if row.rankable and row.confirmed and not row.confirmed.failed and row.tier == best
     }
     lower = not any(find_metric(row.metric).maximize for row in given)
     told = ties(list(found.values()), lower=lower)
@@ -237,6 +276,11 @@ def _tied(given: Sequence[Row]) -> set[tuple[str, str]]:
 
 def _order(row: Row) -> tuple[float, ...]:
     """Of a row with a score."""
+    return (row.tier, *_alone(row))
+
+
+def _alone(row: Row) -> tuple[float, ...]:
+    """By the first objective."""
     size = math.inf if row.trainable_parameters is None else row.trainable_parameters
     own = (*row.merit, size, _number(row))
     if row.confirmed is None:

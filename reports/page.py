@@ -20,7 +20,14 @@ from .drawing import Figure
 from .leaderboard import Leaderboard
 from .rows import Row
 
-_PAIRS = ("score-and-parameters", "score-and-time", "score-and-memory", "agreement")
+_PAIRS = (
+    "pareto-1",
+    "pareto-2",
+    "score-and-parameters",
+    "score-and-time",
+    "score-and-memory",
+    "agreement",
+)
 """Figures that stand two in a row, where the window is wide."""
 _TALL = ("slices", "parallel-coordinates", "learning-rate-and-rank")
 
@@ -164,8 +171,10 @@ def _cells(board: Leaderboard, row: Row) -> dict[str, Column]:
     run: dict[str, Column] = {"run": (_text(row.run), row.run, "left")}
     further = board.further_metrics
     perplexity = _number(formats.short(row.perplexity), row.perplexity)
+    front = _number("" if row.front is None else str(row.front), row.front)
     cells: dict[str, Column] = {
         "#": _number("" if row.rank is None else str(row.rank), row.rank),
+        **({"front": front} if board.objectives else {}),
         **(run if len(board.runs) > 1 else {}),
         "trial": (escape(row.name + default), row.name, "left name"),
         "state": (state, row.state, "left"),

@@ -71,10 +71,11 @@ def to_csv(board: Leaderboard) -> str:
     again = _CONFIRMED if any(row.confirmed for row in board.rows) else ()
     heads = [f"confirmed_{name}" for name in again] + (["tie"] if again else [])
     further = [name for name in board.further_metrics if name not in _LEADING]
-    heads = [*map(_csv_text, further), *heads]
+    front = ["front"] if board.objectives else []
+    heads = [*front, *map(_csv_text, further), *heads]
     writer.writerow([*_LEADING, *heads, *map(_csv_text, names), *_TRAILING])
     for row in board.rows:
-        values = [getattr(row, key) for key in _LEADING]
+        values = [getattr(row, key) for key in (*_LEADING, *front)]
         values += [row.value(name) for name in further]
         if again:
             found = {} if row.confirmed is None else row.confirmed.to_dict()
@@ -91,6 +92,7 @@ def to_json(board: Leaderboard) -> str:
     data = {
         "name": board.name,
         "metric": board.metric,
+        "objectives": board.objectives,
         "runs": board.runs,
         "warnings": board.warnings,
         "best": None if best is None else {"run": best.run, "name": best.name},
@@ -179,6 +181,7 @@ def _columns(board: Leaderboard) -> list[str]:
     return [
         *(
             "#",
+            *(["front"] if board.objectives else []),
             *run,
             "trial",
             "state",
@@ -203,6 +206,7 @@ def _markdown_cell(board: Leaderboard, row: Row, column: str) -> str:
     use = row.gpu_utilization
     cells = {
         "#": "" if row.rank is None else str(row.rank),
+        "front": "" if row.front is None else str(row.front),
         "run": row.run,
         "trial": f"{row.name} (default)" if row.kind == "default" else row.name,
         "state": row.state,

@@ -10,7 +10,15 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ..spaces.metrics import LOSS
-from ..trainer.result import BaseScore, TrialResult, TrialState, cost_of, perplexity, value_of
+from ..trainer.result import (
+    BaseScore,
+    TrialResult,
+    TrialState,
+    cost_of,
+    costs_of,
+    perplexity,
+    value_of,
+)
 from .noise import Confirmed, configuration
 
 Kind = Literal["trial", "default", "base"]
@@ -59,6 +67,9 @@ class Row:
         confirmed: what its configuration gave on fresh seeds, if that was tried.
         tie: whether it cannot be told apart from the best (see ``noise.ties``), or has the
             best one's configuration but for the seed.
+        objectives: the value of each, by name, where trials are judged by several.
+        front: among those that came to their end, which one it is on (see ``pareto.fronts``), from
+            1; None of all others.
     """
 
     rank: int | None
@@ -90,6 +101,8 @@ class Row:
     lineage: Sequence[Mapping[str, Any]] = ()
     confirmed: Confirmed | None = None
     tie: bool = False
+    objectives: Mapping[str, float | None] = field(default_factory=dict)
+    front: int | None = None
 
     @property
     def expected(self) -> float | None:
@@ -116,6 +129,18 @@ class Row:
         if self.eval_loss is None:
             return None
         return value_of(metric, self.eval_loss, self.metrics)
+
+    @property
+    def tier(self) -> float:
+        """``front``; infinite, and so the same for all, where there is none."""
+        return math.inf if self.front is None else self.front
+
+    @property
+    def costs(self) -> tuple[float, ...] | None:
+        """``objectives`` turned so that less is better; None where they are of no use for that."""
+        if not self.objectives or self.state != TrialState.COMPLETE:
+            return None
+        return costs_of(self.objectives)
 
     @property
     def memory_bytes(self) -> int | None:
@@ -175,7 +200,14 @@ def trial_row(
         settings=settings,
         lineage=tuple(result.config.get("lineage", ())),
         confirmed=confirmed.get(configuration(settings)) if result.state.ranked else None,
+        objectives=_several(result),
     )
+
+
+def _several(result: TrialResult) -> dict[str, float | None]:
+    if len(result.objectives) < 2:
+        return {}
+    return {name: _finite(value) for name, value in result.values.items()}
 
 
 def base_row(base: BaseScore, run: str, metric: str = LOSS) -> Row:

@@ -110,6 +110,8 @@ def _columns(board: Leaderboard, rows: tuple[Row, ...]) -> list[_Column]:
         made("tok/s", _tokens),
         made("GPU mem" if gpu else "peak mem", lambda row: formats.size(_memory(row, gpu))),
     ]
+    if board.objectives:
+        columns.insert(1, made("front", lambda row: "" if row.front is None else str(row.front)))
     if len(runs) > 1:
         columns.insert(1, made("run", lambda row: runs.get(row.run, row.run)))
     return columns

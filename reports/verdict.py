@@ -6,10 +6,13 @@ from collections import Counter
 
 from ..spaces.metrics import LOSS
 from ..trainer.result import TrialState
-from .formats import loss, short
+from .formats import loss, objective, short
 from .leaderboard import Leaderboard
 from .noise import LEVEL, Confirmed
 from .rows import Row
+
+_NAMED = 8
+"""Trials of a front that a sentence names."""
 
 
 def verdict(board: Leaderboard) -> str:
@@ -20,6 +23,7 @@ def verdict(board: Leaderboard) -> str:
     """
     best = board.best
     parts = [_standing(board, best) if best else "No trial has a score to rank."]
+    parts.append(_front(board))
     parts.append(_certainty(board, best) if best else "")
     parts.append(_counts(board))
     parts.append(_early_stopping(board))
@@ -31,16 +35,35 @@ def verdict(board: Leaderboard) -> str:
 def _standing(board: Leaderboard, best: Row) -> str:
     run = f" of {best.run}" if len(board.runs) > 1 else ""
     named = f"the default configuration ({best.name})" if best.kind == "default" else best.name
+    first = f" by {board.metric}, the first objective" if board.objectives else ""
     if best.confirmed is None:
         text = (
-            f"Best: {named}{run}, {board.metric} {short(best.score)} "
+            f"Best{first}: {named}{run}, {board.metric} {short(best.score)} "
             f"({_besides(best)}) at step {best.best_step} of {best.horizon}"
         )
     else:
-        text = f"Best: {named}{run}, expected {board.metric} {_expected(best.confirmed)}"
+        text = f"Best{first}: {named}{run}, expected {board.metric} {_expected(best.confirmed)}"
     held = [_against_base(board, best), _against_default(board, best)]
     compared = ", ".join(part for part in held if part)
     return f"{text}: {compared}." if compared else f"{text}."
+
+
+def _front(board: Leaderboard) -> str:
+    """Of several objectives, which trials no other is better than in all of them."""
+    rows = board.front
+    if not rows:
+        return ""
+    runs = len(board.runs) > 1
+    each = [
+        f"{row.name}{f' of {row.run}' if runs else ''} "
+        f"({', '.join(objective(name, row.objectives[name]) for name in board.objectives)})"
+        for row in rows[:_NAMED]
+    ]
+    more = [f"{len(rows) - _NAMED} more"] if len(rows) > _NAMED else []
+    count = "1 trial" if len(rows) == 1 else f"{len(rows)} trials"
+    return (
+        f"{count} on the Pareto front of {', '.join(board.objectives)}: {', '.join(each + more)}."
+    )
 
 
 def _against_base(board: Leaderboard, best: Row) -> str:

@@ -61,7 +61,10 @@ def finalists(rows: Iterable[Row], top: int) -> tuple[int, ...]:
     """
     found: dict[str, int] = {}
     ranked = (row for row in rows if row.rankable and row.has_adapter)
-    for row in sorted(ranked, key=lambda row: (row.merit, row.trainable_parameters, row.trial)):
+    # Not as the rows stand: of a confirmation that was broken off, some have fresh seeds.
+    for row in sorted(
+        ranked, key=lambda row: (row.tier, row.merit, row.trainable_parameters, row.trial)
+    ):
         assert row.trial is not None
         found.setdefault(configuration(row.settings), row.trial)
     return tuple(islice(found.values(), top))

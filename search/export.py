@@ -198,4 +198,6 @@ def _search(space: Space, board: Leaderboard, row: Row) -> dict[str, Any]:
         "sampler": space.search.sampler,
         "scheduler": "none" if space.search.scheduler is None else space.search.scheduler.word,
         "metric": board.metric,
+        **({"objectives": ", ".join(board.objectives)} if board.objectives else {}),
+        **({} if row.front is None else {"front": row.front}),
     }

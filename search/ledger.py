@@ -6,6 +6,7 @@ the same way whoever ran it.
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from itertools import product
 from optuna.exceptions import StorageInternalError
 
 from ..reports import leaderboard, render
+from ..reports.pareto import fronts_of
 from ..spaces import Space
 from ..trainer.config import TrialConfig
 from ..trainer.errors import TrialError, reason
@@ -250,7 +252,10 @@ class Ledger:
         """Drop the weights of ended trials that are not among the best."""
         self._weighty |= {result.number: result for result in ended}
         scored = [r for r in self._weighty.values() if r.state.ranked and r.score is not None]
-        scored.sort(key=lambda result: (result.merit, result.trainable_parameters, result.number))
+        tiers = fronts_of(self.results.values())
+        scored.sort(
+            key=lambda r: (tiers.get(r.number, math.inf), r.merit, r.trainable_parameters, r.number)
+        )
         kept = {result.number for result in scored[: self.space.search.keep_adapters]}
         for result in ended:
             self.run.trial(result.number).drop_checkpoint()

@@ -251,5 +251,5 @@ def make_display(
     space: Space, known: Mapping[int, TrialResult], console: Console
 ) -> LiveTable | PlainLines:
     """A live table on a terminal, plain lines otherwise; ``known`` trials have ended before."""
-    progress = Progress(space.search.trials, space.rungs()[-1], known, space.search.metric)
+    progress = Progress(space.search.trials, space.rungs()[-1], known, space.search.objectives[0])
     return LiveTable(progress, console) if console.is_terminal else PlainLines(progress, console)

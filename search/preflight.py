@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..spaces import Choice, IntRange, Space, SpaceError
 from ..spaces.formats import CLASSIFIERS
-from ..spaces.metrics import find_metric
+from ..spaces.metrics import find_objective
 from ..trainer.base import BaseSpec, load_tokenizer, meta_model
 from ..trainer.data import TokenizedData, tokenize
 from ..trainer.errors import TrialError
@@ -82,17 +82,17 @@ def preflight(space: Space, run: RunFolder | None = None) -> Preflight:
 
 def _check_metrics(space: Space) -> None:
     """A user's own metric that cannot be had would fail every trial."""
-    named = {"search.metric": (space.search.metric,), "search.metrics": space.search.metrics}
+    named = {"search.metric": space.search.objectives, "search.metrics": space.search.metrics}
     for key, names in named.items():
         for name in names:
-            if find_metric(name).source == "own":
+            if find_objective(name).source == "own":
                 own_metric(name, str(Path.cwd()), key)
 
 
 def _check_json(space: Space, spec: BaseSpec, data: TokenizedData) -> None:
     wanted = measures_of(space)
     if "json_f1" in wanted.get("names", ()):
-        key = "search.metric" if space.search.metric == "json_f1" else "search.metrics"
+        key = "search.metric" if "json_f1" in space.search.objectives else "search.metrics"
         measures = Measures.from_dict(wanted)
         check_references(data.validation, load_tokenizer(spec), spec.task, measures, key)
 

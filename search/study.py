@@ -7,18 +7,20 @@ one that broke is FAIL, and only one that reached its horizon is COMPLETE.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.exceptions import ExperimentalWarning
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 
 from ..spaces import Choice, FloatRange, IntRange, Label, Space
-from ..spaces.metrics import find_metric
+from ..spaces.metrics import find_objective
 from ..trainer.config import TrialConfig
 from ..trainer.errors import TrialError
 from ..trainer.result import TrialResult, TrialState
@@ -64,6 +66,7 @@ class Study:
     ) -> None:
         self._space, self._wanted, self._refuse = space, first, refuse
         self._measures = measures_of(space)
+        self._objectives = space.search.objectives
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         try:
             storage = RDBStorage(
@@ -72,9 +75,14 @@ class Study:
             self._study = optuna.create_study(
                 storage=storage,
                 study_name=name,
-                direction="maximize" if find_metric(space.search.metric).maximize else "minimize",
+                directions=[
+                    "maximize" if find_objective(name).maximize else "minimize"
+                    for name in self._objectives
+                ],
                 load_if_exists=True,
             )
+            if len(self._objectives) > 1:
+                _name(self._study, self._objectives)
         except Exception as error:
             raise TrialError(f"{path}: cannot be opened as an Optuna study: {error}") from error
         # A sampler that starts over with the same seed would propose the same points again.
@@ -112,9 +120,10 @@ class Study:
         """Keep the trial's evaluations so far as intermediate values.
 
         Of one that has taken over another's state only those before: they alone are what the
-        parameters that the study knows have led to.
+        parameters that the study knows have led to. Optuna keeps none of a study with several
+        objectives.
         """
-        if result.config["lineage"]:
+        if result.config["lineage"] or len(self._objectives) > 1:
             return
         known = self._study.get_trials(deepcopy=False)[result.number].intermediate_values
         for evaluation in result.evaluations:
@@ -127,10 +136,11 @@ class Study:
         self.report(result)
         self._trial(result.number).set_user_attr(_RESULT, json.dumps(result.to_dict()))
         inherited = result.state.ranked and result.config["lineage"]
+        values = [value for value in result.values.values() if value is not None]
         if inherited:
             self._study.tell(result.number, state=OptunaState.PRUNED)
-        elif result.state is TrialState.COMPLETE and result.score is not None:
-            self._study.tell(result.number, result.score)
+        elif result.state is TrialState.COMPLETE and len(values) == len(self._objectives):
+            self._study.tell(result.number, values)
         elif result.state is TrialState.PRUNED:
             # Optuna takes the last intermediate value as a pruned trial's own.
             self._study.tell(result.number, state=OptunaState.PRUNED)
@@ -223,7 +233,8 @@ class Study:
             lora=values["lora"],
             train=values["train"],
             rungs=self._space.rungs(),
-            metric=self._space.search.metric,
+            metric=self._objectives[0],
+            objectives=self._objectives if len(self._objectives) > 1 else (),
             measures=self._measures,
             checkpoint_minutes=self._space.search.checkpoint_minutes,
             baseline=baseline,
@@ -256,6 +267,13 @@ class Study:
             OptunaState.FAIL,
         )
         return self._study.get_trials(deepcopy=False, states=wanted)
+
+
+def _name(study: optuna.Study, objectives: Sequence[str]) -> None:
+    """What its values are called in optuna-dashboard."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        study.set_metric_names([*objectives])
 
 
 def _config(frozen: FrozenTrial) -> TrialConfig:

@@ -15,7 +15,7 @@ from pydantic_core import PydanticCustomError
 
 from .domains import Value
 from .fixed import Block, Count, Name, Share, without_password
-from .metrics import MetricName
+from .metrics import MetricName, Objective
 from .schedulers import AshaScheduler, Scheduler
 
 
@@ -205,10 +205,11 @@ class SearchBlock(Block):
 
     trials: Count = 16
     """Trials in all, the baseline included."""
-    metric: MetricName = "eval_loss"
+    metric: Objective = "eval_loss"
     """What trials are ranked by: `eval_loss`, `perplexity`, `exact_match`, `bleu`, `rouge1`,
     `rouge2`, `rougeL`, `json_valid`, `json_f1`, `accuracy`, `f1`, `forgetting`,
-    `general_loss`, or your own `module:function`."""
+    `general_loss`, or your own `module:function`. A list of two or three, which may name
+    `parameters`, `seconds` and `memory` behind the first, ranks by Pareto fronts."""
     metrics: list[MetricName] = Field(default_factory=list)
     """What else is measured at each evaluation, and shown."""
     generation: GenerationBlock = Field(default_factory=GenerationBlock)
@@ -236,6 +237,11 @@ class SearchBlock(Block):
     """Train the best again on fresh seeds, and rank them by what that gives; null does not."""
     baseline: bool = True
     """Run a published default configuration as trial 0, to have something to beat."""
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """What trials are ranked by; the first alone decides while they train."""
+        return (self.metric,) if isinstance(self.metric, str) else tuple(self.metric)
 
 
 class ResourcesBlock(Block):

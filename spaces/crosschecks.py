@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 import string
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import product
 
 from .blocks import DataBlock, ModelBlock, SearchBlock
 from .domains import Choice, Ratio, Value, numbers
 from .errors import MISSING, FaultLog, KeyPath
 from .formats import CLASSIFIERS, FORMATS, formats_of
-from .metrics import METRICS, find_metric
+from .metrics import COSTS, METRICS, find_metric, find_objective
 from .nearest import nearest
 from .rules import BOUNDS
 from .sampling import conditional, finish, parameters
 from .schedulers import PBT_CHANGES, PbtScheduler, SchedulerBlock
+
+SEVERAL = ("tpe", "gp", "random", "grid", "qmc")
+"""Samplers that take several objectives: of Optuna's all but CMA-ES."""
 
 
 def check_values(values: Mapping[str, Value], failed: Collection[str], log: FaultLog) -> None:
@@ -98,13 +101,21 @@ def check_scheduler(
 def check_metrics(search: SearchBlock, model: ModelBlock, data: DataBlock, log: FaultLog) -> None:
     """Check that the metrics exist, and suit the model's task and the data."""
     classifies = model.task in CLASSIFIERS
-    named = [(("search", "metric"), search.metric)]
-    named += [(("search", "metrics"), name) for name in search.metrics]
-    for path, name in named:
+    several = isinstance(search.metric, list)
+    if several:
+        _check_objectives(search, log)
+    named = [("metric", name) for name in search.objectives]
+    named += [("metrics", name) for name in search.metrics]
+    for key, name in named:
+        path, beside = ("search", key), several and key == "metric"
+        if name in COSTS and not beside:
+            rule = f"is an objective beside a metric only: write search.metric: [eval_loss, {name}]"
+            log.add(path, name, rule)
+            continue
         try:
-            source = find_metric(name).source
+            source = (find_objective if beside else find_metric)(name).source
         except ValueError as error:
-            log.add(path, name, str(error), _metrics_like(name))
+            log.add(path, name, str(error), _metrics_like(name, COSTS if beside else ()))
             continue
         if source == "answers" and classifies:
             log.add(path, name, f"is of generated answers, and model.task {model.task} gives none")
@@ -114,8 +125,25 @@ def check_metrics(search: SearchBlock, model: ModelBlock, data: DataBlock, log: 
             log.add(path, name, "is of a general text, and there is none: name it (data.general)")
 
 
-def _metrics_like(name: str) -> tuple[str, ...]:
-    known = {metric.lower(): metric for metric in METRICS}
+def _check_objectives(search: SearchBlock, log: FaultLog) -> None:
+    names, path = search.objectives, ("search", "metric")
+    if len(set(names)) not in (2, 3) or len(set(names)) < len(names):
+        log.add(path, list(names), "must be one metric, or a list of two or three different ones")
+    if names and names[0] in COSTS:
+        rule = (
+            f"cannot begin with {names[0]}: the first decides while trials train, when that is not "
+            "known; put a metric before it"
+        )
+        log.add(path, list(names), rule)
+    if search.sampler not in SEVERAL:
+        rule = (
+            f"takes one objective, and search.metric names {len(names)}; use {', '.join(SEVERAL)}"
+        )
+        log.add(("search", "sampler"), search.sampler, rule)
+
+
+def _metrics_like(name: str, further: Iterable[str]) -> tuple[str, ...]:
+    known = {metric.lower(): metric for metric in (*METRICS, *further)}
     return tuple(known[word] for word in nearest(name.lower().replace("-", ""), known))
 
 

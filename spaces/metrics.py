@@ -9,9 +9,9 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
-from pydantic import Field, WithJsonSchema
+from pydantic import Discriminator, Field, Tag, WithJsonSchema
 
-Source: TypeAlias = Literal["loss", "answers", "classes", "general", "own"]
+Source: TypeAlias = Literal["loss", "answers", "classes", "general", "trial", "own"]
 
 LOSS: Final = "eval_loss"
 GENERAL: Final = "general_loss"
@@ -26,7 +26,8 @@ class Metric:
     Attributes:
         name: as written in a space file.
         source: what it is computed of: the loss, generated answers, predicted classes, the loss of
-            a general text, or whatever a function of the user's makes of answers or classes.
+            a general text, the trial itself, or whatever a function of the user's makes of answers
+            or classes.
         maximize: whether larger is better.
         unit: for axes; empty for a share.
     """
@@ -62,12 +63,40 @@ METRICS: Final = {
 }
 """Those that have a name of their own."""
 
-_SCHEMA: Final[dict[str, Any]] = {
-    # Those with a name come first, for editors offer them.
-    "anyOf": [{"enum": [*METRICS]}, {"type": "string", "pattern": f"^{_OWN.pattern}$"}]
+COSTS: Final = {
+    cost.name: cost
+    for cost in (
+        Metric("parameters", "trial", maximize=False),
+        Metric("seconds", "trial", maximize=False),
+        Metric("memory", "trial", maximize=False, unit="bytes"),
+    )
 }
-MetricName: TypeAlias = Annotated[str, Field(min_length=1), WithJsonSchema(_SCHEMA)]
+"""What a trial takes: objectives beside a metric, known when it has ended."""
+
+
+def _schema(*named: str) -> dict[str, Any]:
+    # Those with a name come first, for editors offer them.
+    return {"anyOf": [{"enum": [*named]}, {"type": "string", "pattern": f"^{_OWN.pattern}$"}]}
+
+
+MetricName: TypeAlias = Annotated[str, Field(min_length=1), WithJsonSchema(_schema(*METRICS))]
 """A metric's name in a space file; that there is such a one, ``find_metric`` says."""
+
+_SEVERAL: Final[dict[str, Any]] = {
+    "type": "array",
+    "items": _schema(*METRICS, *COSTS),
+    "minItems": 2,
+    "maxItems": 3,
+    "uniqueItems": True,
+}
+Objective: TypeAlias = Annotated[
+    Annotated[MetricName, Tag("one")]
+    | Annotated[
+        list[Annotated[str, Field(min_length=1)]], WithJsonSchema(_SEVERAL), Tag("several")
+    ],
+    Discriminator(lambda value: "several" if isinstance(value, list) else "one"),
+]
+"""A metric, or two or three objectives; that there are such, ``find_objective`` says."""
 
 
 def find_metric(name: str) -> Metric:
@@ -81,3 +110,16 @@ def find_metric(name: str) -> Metric:
     if _OWN.fullmatch(name):
         return Metric(name, "own", maximize=True)
     raise ValueError(f"is no metric; there are {', '.join(METRICS)}, and module:function")
+
+
+def find_objective(name: str) -> Metric:
+    """The metric of that name, or what a trial takes.
+
+    Raises:
+        ValueError: there is none.
+    """
+    try:
+        return COSTS[name] if name in COSTS else find_metric(name)
+    except ValueError:
+        there = ", ".join((*METRICS, *COSTS))
+        raise ValueError(f"is no objective; there are {there}, and module:function") from None

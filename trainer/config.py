@@ -14,6 +14,8 @@ from typing import Any
 
 from ..spaces.metrics import LOSS
 
+_TUPLES = ("rungs", "objectives", "lineage")
+
 
 @dataclass(frozen=True)
 class TrialConfig:
@@ -28,6 +30,7 @@ class TrialConfig:
         rungs: optimizer steps after which the trial is evaluated, ascending; the last one is
             the horizon.
         metric: what the trial is judged by (``spaces.metrics``).
+        objectives: all that trials are ranked by, ``metric`` the first of them; empty for it alone.
         measures: what is measured besides the loss, fields of ``metrics.Measures``.
         micro_batch: rows a forward pass to begin with, in place of
             ``per_device_train_batch_size``, at the same effective batch; None for that.
@@ -45,6 +48,7 @@ class TrialConfig:
     train: Mapping[str, Any]
     rungs: tuple[int, ...]
     metric: str = LOSS
+    objectives: tuple[str, ...] = ()
     measures: Mapping[str, Any] = field(default_factory=dict)
     micro_batch: int | None = None
     checkpoint_minutes: float = 10.0
@@ -84,10 +88,11 @@ class TrialConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data, from which ``from_dict`` makes an equal config."""
-        return {**asdict(self), "rungs": list(self.rungs), "lineage": list(self.lineage)}
+        lists = {key: list(getattr(self, key)) for key in _TUPLES}
+        return {**asdict(self), **lists}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> TrialConfig:
         """The inverse of ``to_dict``."""
-        tuples = {"rungs": tuple(data["rungs"]), "lineage": tuple(data["lineage"])}
+        tuples = {key: tuple(data[key]) for key in _TUPLES if key in data}
         return cls(**{**data, **tuples})

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from ..spaces.metrics import find_metric
+from ..spaces.metrics import find_metric, find_objective
 from .errors import TrialError
 from .result import BaseScore, TrialResult
 
@@ -77,6 +77,11 @@ def _check(result: TrialResult, number: int) -> None:
             raise ValueError(f"{name} is too large")
     config = result.config
     find_metric(result.metric)
+    objectives = config.get("objectives", [])
+    if not isinstance(objectives, list) or not all(isinstance(name, str) for name in objectives):
+        raise ValueError("config is none of a trial")
+    for name in objectives:
+        find_objective(name)
     parts = (config.get("lora", {}), config.get("train", {}))
     lineage = config.get("lineage", [])
     links = lineage if isinstance(lineage, list) else [None]

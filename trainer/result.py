@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
-from ..spaces.metrics import LOSS, find_metric
+from ..spaces.metrics import LOSS, find_objective
 from .redact import redact
 
 
@@ -86,7 +86,15 @@ def value_of(metric: str, loss: float, metrics: Mapping[str, float]) -> float | 
 
 def cost_of(metric: str, value: float) -> float:
     """The value, its sign turned where larger is better."""
-    return -value if find_metric(metric).maximize else value
+    return -value if find_objective(metric).maximize else value
+
+
+def costs_of(values: Mapping[str, float | None]) -> tuple[float, ...] | None:
+    """Objectives' values turned so that less of each is better; None where one is missing."""
+    known = {name: value for name, value in values.items() if value is not None}
+    if len(known) < len(values) or not all(map(math.isfinite, known.values())):
+        return None
+    return tuple(cost_of(name, value) for name, value in known.items())
 
 
 def perplexity(loss: float) -> float:
@@ -160,6 +168,28 @@ class TrialResult:
     def metric(self) -> str:
         """What the trial is judged by."""
         return str(self.config.get("metric", LOSS))
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """What trials are ranked by, ``metric`` first."""
+        return tuple(self.config.get("objectives") or (self.metric,))
+
+    @property
+    def values(self) -> dict[str, float | None]:
+        """Of each objective: of the adapter that is kept, or of all that the trial took."""
+        took = {
+            "parameters": self.trainable_parameters,
+            "seconds": self.seconds,
+            "memory": self.gpu_memory_bytes or self.peak_memory_bytes,
+        }
+        measured = {} if self.best is None else {n: self.best.value(n) for n in self.objectives}
+        known = {**measured, **took, self.metric: self.score}
+        return {name: known.get(name) for name in self.objectives}
+
+    @property
+    def costs(self) -> tuple[float, ...] | None:
+        """``values`` turned so that less is better; None before a trial's own end."""
+        return costs_of(self.values) if self.state is TrialState.COMPLETE else None
 
     @property
     def cost(self) -> float:

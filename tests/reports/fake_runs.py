@@ -25,6 +25,7 @@ def result(
     lora: Mapping[str, Any] | None = None,
     train: Mapping[str, Any] | None = None,
     metric: str = "eval_loss",
+    objectives: tuple[str, ...] = (),
     loss: float = 1.0,
     metrics: Mapping[str, float] | None = None,
     **measured: Any,
@@ -40,6 +41,7 @@ def result(
         train={"learning_rate": 2e-4, "max_steps": HORIZON, "seed": 0, **(train or {})},
         rungs=(3, 9, HORIZON),
         metric=metric,
+        objectives=objectives,
         baseline=baseline,
     )
     others = dict(metrics or {})

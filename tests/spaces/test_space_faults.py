@@ -347,3 +347,42 @@ def test_a_general_text_is_for_models_that_write_on(
     assert space.data.general is not None
     assert space.data.general.model_dump() == {"source": "g.jsonl", "column": "text", "rows": 64}
     assert space.resolved()["data"]["general"]["rows"] == 64  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("search", "path", "rule"),
+    [
+        ("metric: [eval_loss]", "search.metric", "or a list of two or three different ones"),
+        ("metric: []", "search.metric", "or a list of two or three different ones"),
+        ("metric: [bleu, bleu]", "search.metric", "or a list of two or three different ones"),
+        (
+            "metric: [bleu, eval_loss, rougeL, seconds]",
+            "search.metric",
+            "or a list of two or three different ones",
+        ),
+        ("metric: [parameters, eval_loss]", "search.metric", "cannot begin with parameters"),
+        ("metric: [eval_loss, params]", "search.metric", "is no objective; there are eval_loss"),
+        ("metric: [eval_loss, 3]", "search.metric", "must be a string"),
+        ("metric: 3", "search.metric", "must be a string"),
+        ("metric: [eval_loss, forgetting]", "search.metric", "name it (data.general)"),
+        ("metric: [eval_loss, accuracy]", "search.metric", "model.task CAUSAL_LM has none"),
+        ("metric: memory", "search.metric", "write search.metric: [eval_loss, memory]"),
+        ("metrics: [seconds]", "search.metrics", "write search.metric: [eval_loss, seconds]"),
+        (
+            "metric: [eval_loss, parameters], sampler: cmaes",
+            "search.sampler",
+            "takes one objective, and search.metric names 2; use tpe, gp, random, grid, qmc",
+        ),
+    ],
+)
+def test_objectives_that_cannot_be(faults: Faults, search: str, path: str, rule: str) -> None:
+    fault = only(faults(f"search: {{{search}}}"))
+    assert fault.path == path
+    assert rule in fault.rule
+
+
+def test_several_objectives(load: Callable[..., Space]) -> None:
+    space = load("search: {metric: [bleu, parameters, mine:own]}")
+    assert space.search.objectives == ("bleu", "parameters", "mine:own")
+    assert load("").search.objectives == ("eval_loss",)
+    assert load("", "search.metric=[eval_loss, seconds]").search.objectives[1] == "seconds"

@@ -1,7 +1,7 @@
 """The driver's share of a search on a cluster: trials that end at once, on nodes in name only.
 
     python benchmarks/scaling.py --data PAIRS.jsonl [--nodes 8] [--gpus 8] [--trials 1000]
-        [--out FILE.json]
+        [--minutes 7] [--out FILE.json]
 
 Ray starts every node of the cluster on this machine, with GPUs that exist in name only; a worker
 process a GPU is started, and serves trial after trial. Study, ledger, run folder and reports are
@@ -59,11 +59,15 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, default=8)
     parser.add_argument("--gpus", type=int, default=8, help="of each node")
     parser.add_argument("--trials", type=int, default=1000)
+    parser.add_argument("--minutes", type=float, help="stop then, however many have ended")
     parser.add_argument("--sampler", default="tpe")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, cluster_of(given.nodes, given.gpus) as cluster:
         space = make_space(given.data, given.trials, given.sampler, Path(folder))
+        if given.minutes is not None:
+            limited = space.search.model_copy(update={"time_limit_minutes": given.minutes})
+            space = space.model_copy(update={"search": limited})
         start = time.perf_counter()
         moments = search(
             space, Path(folder) / "run", in_process=False, profile=False, address=cluster.address

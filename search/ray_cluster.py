@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable, Mapping
 
 import ray
-from ray.exceptions import AuthenticationError
+from ray._raylet import GcsClient  # type: ignore[attr-defined]
+from ray.exceptions import AuthenticationError, RayError
 
 from ..spaces import PbtScheduler, Space, SpaceError
 from ..trainer.base import BaseSpec
@@ -187,23 +188,35 @@ def _join(address: str) -> None:
     # A job that was submitted with variables of its own keeps them beside these.
     os.environ.setdefault("RAY_OVERRIDE_JOB_RUNTIME_ENV", "1")
     try:
+        if address != "auto":
+            # With a wrong token, ray.init would try for half a minute.
+            GcsClient(address=address).check_alive([], timeout=_CONNECT_SECONDS)
         ray.init(
             address=address,
             runtime_env={"env_vars": {**ray_tune.worker_variables(), **told}},
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
-    except AuthenticationError as error:
-        raise TrialError(
-            f"--address {address}: the cluster asks for a token: set RAY_AUTH_MODE=token, and "
-            "RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH as on its nodes"
-        ) from error
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+    except (RayError, RuntimeError, ValueError, OSError) as error:
+        if _of_token(error):
+            raise TrialError(
+                f"--address {address}: the cluster asks for a token: set RAY_AUTH_MODE=token, and "
+                "RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH as on its nodes"
+            ) from error
         raise TrialError(
             f"--address {address}: the cluster cannot be joined: {error}. The search must run on "
             "a node of it (ray start --address=HOST:PORT makes this machine one), with its "
             "versions of Python and Ray"
         ) from error
+
+
+def _of_token(error: BaseException | None) -> bool:
+    """Whether it came of a missing or wrong token; Ray keeps some causes as text."""
+    while error is not None:
+        if isinstance(error, AuthenticationError) or "AuthenticationError" in str(error):
+            return True
+        error = error.__cause__
+    return False
 
 
 def _nodes() -> list[Node]:

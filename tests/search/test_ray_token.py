@@ -76,6 +76,7 @@ else:
 """
 
 
+@pytest.mark.slow
 def test_whoever_joins_it_as_a_cluster_needs_its_token(address: str) -> None:
     said = answer(address, _JOIN)
     assert "the cluster asks for a token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN" in said

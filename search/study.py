@@ -81,8 +81,7 @@ class Study:
                 ],
                 load_if_exists=True,
             )
-            if len(self._objectives) > 1:
-                _name(self._study, self._objectives)
+            _name(self._study, self._objectives)
         except Exception as error:
             raise TrialError(f"{path}: cannot be opened as an Optuna study: {error}") from error
         # A sampler that starts over with the same seed would propose the same points again.

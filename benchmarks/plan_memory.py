@@ -53,6 +53,12 @@ CASES: dict[str, dict[str, Any]] = {
         "lora": {"use_dora": True, "lora_dropout": 0.05},
     },
 }
+ALLOCATOR = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(4 * 2**20),
+    "MALLOC_TRIM_THRESHOLD_": str(64 * 2**20),
+}
+"""As a search's workers have it (``search/ray_tune.py``)."""
 RANK, EVALUATED, STEPS = 16, 8, 3
 MIB = 2**20
 
@@ -145,7 +151,7 @@ def measured(asked: dict[str, Any]) -> int:
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", **ALLOCATOR},
     )
     if done.returncode:
         raise RuntimeError(done.stderr[-3000:])
@@ -180,6 +186,7 @@ def main() -> None:
     parser.add_argument(
         "--sizes", nargs="+", default=["tiny", "15M", "60M", *REAL], choices=[*SIZES, *REAL]
     )
+    parser.add_argument("--cases", nargs="+", default=[*CASES], choices=CASES)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--answer", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -192,8 +199,8 @@ def main() -> None:
     for size in given.sizes:
         with tempfile.TemporaryDirectory() as folder:
             source = found_model(size, Path(folder))
-            for name, case in CASES.items():
-                asked = question(source, case)
+            for name in given.cases:
+                asked = question(source, CASES[name])
                 terms, peak = predicted(asked), measured(asked)
                 error = terms["total"] / peak - 1
                 shown = f"{terms['total'] / MIB:.0f} | {peak / MIB:.0f} | {error:+.1%}"

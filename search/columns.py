@@ -83,7 +83,7 @@ def _needs(name: str) -> str:
 
 def _fields(name: str, columns: Mapping[str, bool | None]) -> dict[str, str] | None:
     """The column of each role of a format; None where one that is needed is missing."""
-    form, lower = FORMATS[name], {column.lower(): column for column in reversed(columns)}
+    form, lower = FORMATS[name], {column.lower(): column for column in reversed(list(columns))}
     found: dict[str, str] = {}
     # What is needed chooses first: `input` may be the instruction.
     for role in sorted(form.roles, key=lambda role: role in form.optional):

@@ -65,8 +65,7 @@ def check_wandb() -> list[Finding]:
 
 def check_hub() -> list[Finding]:
     """Whether models can be fetched."""
-    from huggingface_hub import constants
-    from huggingface_hub.utils import get_session
+    from huggingface_hub import constants, get_session
 
     remedy = "give local folders, or model.offline; models in the hub's cache are found anyway"
     if constants.HF_HUB_OFFLINE:

@@ -187,11 +187,11 @@ class Plan:
             return Class(values, None, 0, tokens, "impossible", str(error))
         except TrialError as error:
             return Class(values, None, 0, tokens, str(error))
-        least = whole.total
-        if self.capacity.size and whole.total > MARGIN * self.capacity.size:
+        least = whole.held
+        if self.capacity.size and least > MARGIN * self.capacity.size:
             one = lengths.batch(1, lengths.mean)
-            least = self._footprint(values, one, one, few=True).total
-        return Class(values, whole, least, tokens, self._note(whole.total, least))
+            least = self._footprint(values, one, one, few=True).held
+        return Class(values, whole, least, tokens, self._note(whole.held, least))
 
     def _footprint(
         self, values: Values, batch: Batch, scored: Batch, *, few: bool = False

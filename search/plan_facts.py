@@ -11,6 +11,7 @@ import psutil
 
 from ..spaces import DataBlock
 from ..trainer.data import TokenizedData
+from ..trainer.rows import BATCH
 from ..trainer.statistics import data_lines
 from ..trainer.trace import Batch
 from ..trainer.unpacking import size_of_gpus
@@ -81,10 +82,9 @@ class Lengths:
 
 def _longest_labels(rows: Any) -> int:
     """The most labels that a row has."""
-    import pyarrow.compute as pc
-
-    table = rows.with_format("arrow")[:]
-    return int(pc.max(pc.list_value_length(table["labels"])).as_py() or 1)
+    batches = rows.select_columns(["labels"]).with_format("arrow").iter(batch_size=BATCH)
+    lengths = (batch["labels"].combine_chunks().value_lengths().to_numpy() for batch in batches)
+    return max((int(found.max()) for found in lengths), default=1)
 
 
 def length_lines(block: DataBlock, data: TokenizedData | None, lengths: Lengths) -> list[str]:

@@ -84,7 +84,7 @@ def memory_lines(plan: Plan, layout: Layout) -> list[str]:
     if found is None:
         return [f"memory: not predicted: {heaviest.refused or heaviest.note}"]
     lora, pack, workers = heaviest.values["lora"], layout.allocation.pack, layout.allocation.workers
-    worker = found.total + (pack - 1) * (found.total - found.process - found.weights)
+    worker = found.held + (pack - 1) * (found.held - found.process - found.weights)
     has = f"{own.what} has {size(own.size)}" if own.size else "what there is cannot be read"
     lines = [
         f"memory: about {size(found.total)} a trial at most "
@@ -186,10 +186,11 @@ def _common(classes: Sequence[Class]) -> str:
     found = next((one.footprint for one in classes if one.footprint), None)
     if found is None:
         return ""
+    mapped = f"{size(found.mapped)} of their file still mapped, " if found.mapped else ""
     return (
         f"Memory is {size(found.process)} for libraries, {size(found.weights)} for the base's "
-        "weights, the adapter with its gradients and optimizer, and a pass: activations, logits "
-        "and, on a CPU, what the allocator holds. Disk is one adapter."
+        f"weights, {mapped}the adapter with its gradients and optimizer, and a pass: "
+        "activations, logits and, on a CPU, what the allocator holds. Disk is one adapter."
     )
 
 

@@ -138,8 +138,7 @@ def _fitted(facts: Facts, spec: BaseSpec, data: TokenizedData) -> Starter:
     facts = replace(facts, parameters=sum(p.numel() for p in modules.parameters()))
     own = capacity(torch.cuda.device_count())
     # As a search that keeps its weights packed, which takes least.
-    packed = {"quantization": facts.quantization, "quantization_compute": "bitsandbytes"}
-    spec = replace(spec, **packed)
+    spec = replace(spec, quantization=facts.quantization, quantization_compute="bitsandbytes")
     lengths = Lengths.of(data, spec.task).cut(facts.tokens)
     sizes = [n for n in (16, 8, 4, 2, 1) if n <= facts.effective]
     tries = [(False, n) for n in sizes if n >= 4 or n == sizes[0]] + [(True, n) for n in sizes]
@@ -151,7 +150,7 @@ def _fitted(facts: Facts, spec: BaseSpec, data: TokenizedData) -> Starter:
         if found is None:
             one = replace(facts, batch=1)
             return Starter(space_text(one), _said(one, f"not predicted: {heaviest.note}", lengths))
-        if not own.size or found.total <= _SHARE * own.size:
+        if not own.size or found.held <= _SHARE * own.size:
             said = f"about {size(found.total)} a trial at most, of {size(own.size)}"
             return Starter(space_text(one), _said(one, said, lengths))
     raise TrialError(

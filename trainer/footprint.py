@@ -47,6 +47,8 @@ class Footprint:
     Attributes:
         process: libraries, or a CUDA context.
         weights: of the frozen base, packed or dequantized, as the spec says.
+        mapped: pages of the checkpoint's file that stay in sight. The kernel counts them as the
+            process's, and takes them back where memory is short.
         adapter: all that is trained, as it stands in memory.
         gradients: one number for each of them.
         optimizer: its state.
@@ -58,6 +60,7 @@ class Footprint:
 
     process: int
     weights: int
+    mapped: int
     adapter: int
     gradients: int
     optimizer: int
@@ -68,9 +71,14 @@ class Footprint:
 
     @property
     def total(self) -> int:
-        """All of the memory."""
+        """All of the memory, as the kernel counts it."""
         terms = {f.name: int(getattr(self, f.name)) for f in fields(self)}
         return sum(terms.values()) - self.trainable
+
+    @property
+    def held(self) -> int:
+        """What the machine must have: all but what the kernel takes back."""
+        return self.total - self.mapped
 
 
 def weight_bytes(modules: nn.Module, spec: BaseSpec, width: int) -> int:
@@ -129,7 +137,7 @@ class Surveyor:
     """
 
     spec: BaseSpec
-    modules: nn.Module
+    modules: Any
     dtype: torch.dtype
     gpu: bool
     _scored: dict[str, Peak] = field(default_factory=dict)
@@ -192,6 +200,7 @@ class Surveyor:
         return Footprint(
             process=self.process,
             weights=self.weights,
+            mapped=self._mapped(),
             adapter=adapter,
             gradients=gradients,
             optimizer=state,
@@ -216,6 +225,16 @@ class Surveyor:
         except Exception as error:
             said = f"{type(error).__name__}: {error}"
             raise TrialError(f"its passes cannot be traced without numbers: {said}") from error
+
+    def _mapped(self) -> int:
+        """Of a checkpoint in fp32, embeddings and norms in fp32 are used where the file is mapped.
+
+        So all of it stays mapped, the weights that were quantized too.
+        """
+        whole = self.dtype is torch.float32 and self.modules.config.dtype is torch.float32
+        if self.gpu or self.spec.quantization == "none" or not whole:
+            return 0
+        return 4 * sum(int(module.weight.numel()) for module in _quantized(self.modules))
 
     def _unpacked_at_use(self) -> int:
         """bitsandbytes unpacks one packed weight at a time."""

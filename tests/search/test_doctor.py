@@ -150,7 +150,8 @@ def test_wandb(monkeypatch: Patch) -> None:
 
 
 def test_hub(monkeypatch: Patch) -> None:
-    from huggingface_hub import constants, utils
+    import huggingface_hub
+    from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert states(doctor_services.check_hub()) == ["warning"]
@@ -158,7 +159,7 @@ def test_hub(monkeypatch: Patch) -> None:
 
     def session(answer: Callable[[], Any]) -> None:
         head = SimpleNamespace(head=lambda *_, **__: answer())
-        monkeypatch.setattr(utils, "get_session", lambda: head)
+        monkeypatch.setattr(huggingface_hub, "get_session", lambda: head)
 
     def away() -> None:
         raise ConnectionError

@@ -216,7 +216,21 @@ def test_the_whole_is_the_sum_of_its_parts() -> None:
     assert found.process == CPU_PROCESS
     assert found.allocator == pytest.approx(RETAINED * worked, abs=1)
     fixed = found.weights + found.adapter + found.gradients + found.optimizer
-    assert found.total == CPU_PROCESS + fixed + worked + found.allocator
+    assert found.mapped == 0
+    assert found.held == found.total == CPU_PROCESS + fixed + worked + found.allocator
+
+
+def test_a_file_in_fp32_stays_mapped_where_some_of_it_is_used_as_it_is() -> None:
+    lora = {"r": 4, "target_modules": "qv"}
+    with torch.device("meta"):
+        model = tiny_model("llama")
+    model.config.dtype = torch.float32
+    spec = BaseSpec("", "t", quantization="nf4", quantization_compute="dequantized")
+    found = Surveyor(spec, model, torch.float32, gpu=False).footprint(lora, TRAIN, BATCH, BATCH)
+    linear = 2 * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64)
+    assert found.mapped == 4 * linear == found.total - found.held
+    other = Surveyor(spec, model, torch.bfloat16, gpu=False)
+    assert other.footprint(lora, TRAIN, BATCH, BATCH).mapped == 0
 
 
 def test_an_evaluation_that_takes_more_than_training_counts() -> None:

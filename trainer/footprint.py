@@ -19,12 +19,13 @@ from .nf4 import HEADS, DequantizedLinear, unpacked_bytes
 from .targets import matches, resolve_targets
 from .trace import Batch, Peak, at_full_depth, cut, peak_of, peak_of_answers, stacks
 
-CPU_PROCESS = 570 * 2**20
-"""Bytes of a process that has trained next to nothing, on a CPU: Python and libraries; measured."""
-RETAINED = 0.75
+CPU_PROCESS = 630 * 2**20
+"""Bytes of a search's worker that has trained next to nothing, on a CPU: Python, libraries and Ray;
+measured. Without Ray it is 570 MiB."""
+RETAINED = 1.75
 """Of what a pass works with, what glibc's allocator holds besides, in holes between live pieces.
 
-Fitted to random Llamas of 15M parameters (docs/plan.md); larger ones were measured against it.
+By measurements of SmolLM2-135M; how far it is off is in docs/plan.md.
 """
 GPU_CONTEXT = 512 * 2**20
 """Bytes of a CUDA context with its kernels; not measured."""

@@ -1,4 +1,4 @@
-"""Every command in README and docs is run, in its order, with a tiny model in place of the real one.
+"""Every command in README and docs is run, in its order, on a tiny model for the real one.
 
 Files that a document shows (a block whose first line is ``# NAME``) are written where its commands
 find them. A search is cut to two trials of two steps; of another program's command, what can be
@@ -11,12 +11,12 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-import tomllib
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -140,10 +140,12 @@ class Desk:
         from tune_lora.cli import main
 
         self._monkeypatch.setattr(sys, "argv", ["tune-lora", *words])
+        code = None
         try:
             main()
         except SystemExit as ended:
-            assert not ended.code, shlex.join(words)
+            code = ended.code
+        assert not code, shlex.join(words)
 
     def elsewhere(self, words: list[str], block: Block) -> None:
         """Of a program that is not here, nothing can be known."""

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..spaces import Choice, FloatRange, IntRange, Ratio, Space
+from ..spaces.rules import LORA_DEFAULTS, TRAIN_DEFAULTS
 
 LORA: Mapping[str, Any] = {"r": 8, "lora_alpha": 32, "target_modules": "qv", "lora_dropout": 0.05}
 TRAIN: Mapping[str, Any] = {
@@ -27,11 +28,12 @@ def baseline_values(space: Space) -> dict[str, dict[str, Any]]:
     """``lora`` and ``train`` fields of the default configuration within this space.
 
     A field that the article names has the article's value; another has the space's constant;
-    one that the space searches and the article does not name is left to its library's default.
+    one that the space searches and the article does not name has the value that a space without it
+    would give it, or is left to its library's default.
     """
     return {
-        "lora": {**_constants(space, "lora"), **LORA},
-        "train": {**_constants(space, "train"), **TRAIN},
+        "lora": {**LORA_DEFAULTS, **_constants(space, "lora"), **LORA},
+        "train": {**TRAIN_DEFAULTS, **_constants(space, "train"), **TRAIN},
     }
 
 

@@ -41,6 +41,15 @@ def test_searched_fields_that_the_article_does_not_name_are_left_out(space_of: S
     assert "weight_decay" not in values["train"]
 
 
+def test_searched_fields_of_a_batch_have_what_a_space_without_them_would_have(
+    space_of: SpaceOf,
+) -> None:
+    keys = ("per_device_train_batch_size", "gradient_accumulation_steps")
+    space = space_of(train={key: {"choice": [1, 2]} for key in keys})
+    train = baseline_values(space)["train"]
+    assert [train[key] for key in keys] == [4, 4]
+
+
 def test_a_field_that_only_a_choice_brings_is_left_out(space_of: SpaceOf) -> None:
     given = {"value": True, "with": {"lora.init_lora_weights": {"choice": ["gaussian", "olora"]}}}
     space = space_of(lora={"use_dora": {"choice": [given, False]}})

@@ -69,13 +69,15 @@ def test_utilization_is_the_mean_of_the_readings(monkeypatch: pytest.MonkeyPatch
     meter = Meter()
     readings = iter([10, 50, 90])
 
-    def read() -> int:
+    def read(gpu: int) -> int:
         try:
             return next(readings)
         except StopIteration:
             raise ModuleNotFoundError("pynvml") from None
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda gpu: 1)
     monkeypatch.setattr(torch.cuda, "utilization", read)
     for _ in range(4):  # the fourth reading fails, which leaves it out
         meter.sample_gpu()

@@ -64,7 +64,7 @@ def no_word_of_rays(shown: str) -> None:
     ("retries", "said", "states"),
     [
         (1, "its worker died; it is taken up again (retry 1 of 1)", ["COMPLETE", "COMPLETE"]),
-        (0, "LOST", ["FAIL", "COMPLETE"]),
+        pytest.param(0, "LOST", ["FAIL", "COMPLETE"], marks=pytest.mark.slow),
     ],
 )
 def test_a_killed_worker_is_one_line(
@@ -81,7 +81,7 @@ def test_a_killed_worker_is_one_line(
     assert study_states(run) == states
 
 
-@pytest.mark.parametrize("daemon", ["gcs_server", "raylet"])
+@pytest.mark.parametrize("daemon", ["gcs_server", pytest.param("raylet", marks=pytest.mark.slow)])
 def test_without_rays_own_processes_a_search_ends_and_can_go_on(
     begin: Begin, run: RunFolder, command: Command, daemon: str
 ) -> None:

@@ -20,7 +20,11 @@ TRIALS = 9
     ("scheduler", "judged"),
     [
         # Of its three brackets the last judges nobody.
-        ({"hyperband": {"grace_steps": 2, "reduction_factor": 2}}, (2, 4)),
+        pytest.param(
+            {"hyperband": {"grace_steps": 2, "reduction_factor": 2}},
+            (2, 4),
+            marks=pytest.mark.slow,
+        ),
         ({"median": {"interval_steps": 2, "grace_steps": 4, "min_trials": 2}}, (4, 6)),
     ],
     ids=["hyperband", "median"],

@@ -35,6 +35,7 @@ def leaks(root: Path, *secrets: str) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_search_under_ray_with_trackers_keeps_no_secret(
     tiny: Callable[..., Path], pairs: Path, tmp_path: Path
 ) -> None:

@@ -54,7 +54,10 @@ def ray() -> Iterator[Allocation]:
     ray_tune.stop_ray()
 
 
-@pytest.mark.parametrize(("leaked", "processes"), [(32 * MIB, [1, 1, 1, 2]), (0, [1, 1, 1, 1])])
+@pytest.mark.parametrize(
+    ("leaked", "processes"),
+    [(32 * MIB, [1, 1, 1, 2]), pytest.param(0, [1, 1, 1, 1], marks=pytest.mark.slow)],
+)
 def test_the_process_of_each_trial(
     ray: Allocation,
     space_of: Callable[..., Space],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -26,11 +25,12 @@ def show_outcome(outcome: SearchOutcome, console: Console, again: list[str]) -> 
         typer.Exit: the search was interrupted, or no trial has a score.
     """
     from ..reports import terminal_table, verdict
+    from ..trainer.folder import as_typed
 
     console.print()
     console.print(terminal_table(outcome.board, console.width))
     console.print(verdict(outcome.board), markup=False, highlight=False)
-    root = shown(outcome.run.root)
+    root = as_typed(outcome.run.root)
     if outcome.reason is not None:
         console.print(
             f"\nStopped: {outcome.reason}. What was won is kept in {root}\n"
@@ -51,9 +51,3 @@ def show_outcome(outcome: SearchOutcome, console: Console, again: list[str]) -> 
         highlight=False,
         soft_wrap=True,
     )
-
-
-def shown(path: Path) -> str:
-    """The path as the user would type it here."""
-    here = Path.cwd()
-    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

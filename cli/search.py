@@ -74,9 +74,9 @@ def search(
 
     from ..search import driver
     from ..search.warm_start import warm_params
-    from ..trainer.folder import RunFolder
+    from ..trainer.folder import RunFolder, as_typed
     from ._console import make_console
-    from ._outcome import show_outcome, shown
+    from ._outcome import show_outcome
 
     console = make_console()
     first = [] if warm_start is None else warm_params(RunFolder.open(warm_start), loaded)
@@ -90,4 +90,4 @@ def search(
     )
     again = ["tune-lora", "search", space, *(overrides or []), *(["--local"] if local else [])]
     again += ["--address", address] if address is not None else []
-    show_outcome(outcome, console, [*again, "--resume", shown(folder.root)])
+    show_outcome(outcome, console, [*again, "--resume", as_typed(folder.root)])

@@ -24,7 +24,7 @@ from ..reports import leaderboard, render
 from ..spaces import Fault, Label, Space, SpaceError, dump_space, load_space
 from ..trainer.data import TokenizedData
 from ..trainer.errors import TrialError, reason
-from ..trainer.folder import RunFolder, refuse_uri, write_json, write_text
+from ..trainer.folder import RunFolder, as_typed, refuse_uri, write_json, write_text
 from ..trainer.redact import redact_command, secrets
 from .bounds import MemoryBounds
 from .layout import Layout, settle_layout
@@ -247,7 +247,7 @@ def _run_locked(
     first: Sequence[Mapping[str, Label]],
     address: str | None,
 ) -> SearchOutcome:
-    console.print(f"run folder: {run.root}", highlight=False, soft_wrap=True)
+    console.print(f"run folder: {as_typed(run.root)}", highlight=False, soft_wrap=True)
     if space.model.trust_remote_code:
         said = f"CAUTION: runs Python code that comes with {space.model.name} (trust_remote_code)"
         console.print(said, style="bold red", highlight=False, soft_wrap=True, markup=False)

@@ -56,6 +56,12 @@ def is_confirmation(rerun: str | None) -> bool:
     return rerun is not None and rerun.startswith(f"{_CONFIRM}/")
 
 
+def as_typed(path: Path) -> str:
+    """The path as a user would type it where this process works."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+
+
 def refuse_uri(path: Path | str) -> None:
     """Check that a run folder is named by a path.
 

@@ -137,6 +137,8 @@ def _fitted(facts: Facts, spec: BaseSpec, data: TokenizedData) -> Starter:
     modules = modules_of(space, spec)
     facts = replace(facts, parameters=sum(p.numel() for p in modules.parameters()))
     own = capacity(torch.cuda.device_count())
+    # Without GPUs, a machine of several cores has several workers.
+    together = 1 if own.gpu else min(2, visible_cores())
     # As a search that keeps its weights packed, which takes least.
     spec = replace(spec, quantization=facts.quantization, quantization_compute="bitsandbytes")
     lengths = Lengths.of(data, spec.task).cut(facts.tokens)
@@ -150,7 +152,7 @@ def _fitted(facts: Facts, spec: BaseSpec, data: TokenizedData) -> Starter:
         if found is None:
             one = replace(facts, batch=1)
             return Starter(space_text(one), _said(one, f"not predicted: {heaviest.note}", lengths))
-        if not own.size or found.held <= _SHARE * own.size:
+        if not own.size or together * found.held <= _SHARE * own.size:
             said = f"about {size(found.total)} a trial at most, of {size(own.size)}"
             return Starter(space_text(one), _said(one, said, lengths))
     raise TrialError(

@@ -169,6 +169,23 @@ def test_little_memory_makes_small_passes(
     assert not out.exists()
 
 
+@pytest.mark.parametrize(("cores", "code"), [(1, 0), (2, 1)])
+def test_two_workers_share_the_memory(
+    cores: int,
+    code: int,
+    tool: Tool,
+    tiny: Tiny,
+    pairs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A worker takes more than half of 1 GiB by its libraries alone."""
+    monkeypatch.setattr(starter, "capacity", lambda _: Capacity(2**30, "a box", gpu=False))
+    monkeypatch.setattr(starter, "visible_cores", lambda: cores)
+    said = tool("init", "--model", tiny(), "--data", pairs, "--out", tmp_path / "space.yaml")
+    assert said.code == code
+
+
 def test_it_never_overwrites(tool: Tool, tiny: Tiny, pairs: Path, tmp_path: Path) -> None:
     out = tmp_path / "space.yaml"
     out.write_text("mine", encoding="utf-8")

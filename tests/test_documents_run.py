@@ -14,12 +14,10 @@ import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
+from documents import GUIDES, ROOT, Block, blocks, texts
 
-ROOT = Path(__file__).parent.parent
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SMALL = (
     "model.offline=null",
     "model.quantization=none",
@@ -35,19 +33,6 @@ SMALL = (
 )
 
 
-class Block(NamedTuple):
-    """A fenced block of a document."""
-
-    language: str
-    text: str
-
-
-def blocks(document: Path) -> list[Block]:
-    text = document.read_text(encoding="utf-8")
-    found = re.findall(r"^```(\w+)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
-    return [Block(*each) for each in found]
-
-
 def commands(block: Block) -> list[list[str]]:
     """The words of each command, which begins with ``$ ``; what else is there is output."""
     lines = block.text.replace("\\\n", " ").splitlines()
@@ -55,7 +40,7 @@ def commands(block: Block) -> list[list[str]]:
 
 
 WITH_COMMANDS = [
-    path for path in DOCUMENTS if any(commands(b) for b in blocks(path) if b.language == "console")
+    path for path in GUIDES if any(commands(b) for b in blocks(path) if b.language == "console")
 ]
 
 
@@ -147,18 +132,12 @@ class Desk:
             code = ended.code
         assert not code, shlex.join(words)
 
-    def elsewhere(self, words: list[str], block: Block) -> None:
-        """Of a program that is not here, nothing can be known."""
-
 
 PROGRAMS: dict[str, Callable[[Desk, list[str], Block], None]] = {
     "tune-lora": Desk.tune_lora,
     "make": Desk.make,
     "pip": Desk.pip,
     "python": Desk.python,
-    "ray": Desk.elsewhere,
-    "sbatch": Desk.elsewhere,
-    "kubectl": Desk.elsewhere,
 }
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 
@@ -171,11 +150,12 @@ def test_commands_do_what_the_reader_expects(document: Path, desk: Desk) -> None
             desk.run(words, block)
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", GUIDES, ids=lambda path: path.name)
 def test_scripts_are_well_formed(document: Path) -> None:
-    for block in blocks(document):
-        if block.language == "python":
-            compile(block.text, str(document), "exec")
-        if block.language == "bash":
-            done = subprocess.run(["bash", "-n"], input=block.text, text=True, check=False)
-            assert done.returncode == 0
+    for text in texts("python", document):
+        compile(text, str(document), "exec")
+    for text in texts("bash", document):
+        done = subprocess.run(
+            ["bash", "-n"], input=text, text=True, capture_output=True, check=False
+        )
+        assert (done.returncode, done.stderr) == (0, "")

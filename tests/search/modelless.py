@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from tune_lora.spaces import Space, load_space
+from tune_lora.spaces import (
+    DataBlock,
+    ModelBlock,
+    ResourcesBlock,
+    SearchBlock,
+    Space,
+    load_space,
+)
+from tune_lora.spaces.blocks import LoraBlock, TrainBlock
 
 BODY: Mapping[str, Mapping[str, Any]] = {
     "model": {"name": "none"},
@@ -24,3 +32,16 @@ def space_in(folder: Path, *overrides: str, **blocks: Mapping[str, Any]) -> Spac
     path = folder / "modelless.yaml"
     path.write_text(yaml.safe_dump(body), encoding="utf-8")
     return load_space(path, overrides)
+
+
+def bare_space(trials: int, **resources: Any) -> Space:
+    """A space of which only the number of trials and the resources are looked at."""
+    return Space(
+        name="s",
+        model=ModelBlock(name="m"),
+        data=DataBlock(train="d"),
+        lora=LoraBlock(),
+        train=TrainBlock(),
+        search=SearchBlock(trials=trials),
+        resources=ResourcesBlock(**resources),
+    )

@@ -7,24 +7,16 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from modelless import bare_space
 from tune_lora.search.nodes import Node, allocate_nodes, carried, worded
 from tune_lora.search.resources import Allocation
-from tune_lora.spaces import DataBlock, ModelBlock, ResourcesBlock, SearchBlock, Space, SpaceError
-from tune_lora.spaces.blocks import LoraBlock, TrainBlock
+from tune_lora.spaces import Space, SpaceError
 
 GIB = 2**30
 
 
 def space(trials: int = 100, **resources: Any) -> Space:
-    return Space(
-        name="s",
-        model=ModelBlock(name="m"),
-        data=DataBlock(train="d"),
-        lora=LoraBlock(),
-        train=TrainBlock(),
-        search=SearchBlock(trials=trials),
-        resources=ResourcesBlock(**resources),
-    )
+    return bare_space(trials, **resources)
 
 
 def node(cpus: float, gpus: float = 0, memory: float = 64 * GIB) -> Node:

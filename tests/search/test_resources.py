@@ -8,23 +8,15 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from modelless import bare_space
 from tune_lora.search.resources import Allocation, allocate, visible_cores
-from tune_lora.spaces import DataBlock, ModelBlock, ResourcesBlock, SearchBlock, Space, SpaceError
-from tune_lora.spaces.blocks import LoraBlock, TrainBlock
+from tune_lora.spaces import Space, SpaceError
 
 COUNTS = st.one_of(st.just("auto"), st.integers(1, 40))
 
 
 def space(trials: int = 16, **resources: Any) -> Space:
-    return Space(
-        name="s",
-        model=ModelBlock(name="m"),
-        data=DataBlock(train="d"),
-        lora=LoraBlock(),
-        train=TrainBlock(),
-        search=SearchBlock(trials=trials),
-        resources=ResourcesBlock(**resources),
-    )
+    return bare_space(trials, **resources)
 
 
 def carried(gpus: int, each: float) -> int:

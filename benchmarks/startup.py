@@ -26,21 +26,21 @@ from configurations import MODEL
 MARKS = "TUNE_LORA_STARTUP_MARKS"
 
 PARTS = (
-    ("Python, command line, space file", "start", "driver imports"),
-    ("driver imports (torch, transformers, peft, optuna)", "driver imports", "driver imported"),
-    ("from there to the preflight", "driver imported", "preflight"),
+    ("Python, command line, space file, run folder", "start", "start_ray"),
+    ("Ray's start", "start_ray", "start_ray ended"),
+    ("beside it, driver imports (torch, transformers, peft)", "driver imports", "driver imported"),
     ("preflight: model found, data tokenized, targets checked", "preflight", "preflight ended"),
     ("of which tokenization", "tokenize", "tokenize ended"),
     ("of which the modules' shapes", "meta_model", "meta_model ended"),
-    ("Ray imported", "ray", "ray imported"),
-    ("Ray's start, beside the preflight", "start_ray", "start_ray ended"),
-    ("data saved, study made, Ray waited for", "preflight ended", "fit"),
-    ("a worker process, until it takes the trial", "fit", "worker"),
-    ("worker imports (torch, transformers, peft)", "worker", "worker imported"),
+    ("memory foretold, data saved, study made", "preflight ended", "tune imports"),
+    ("Ray Tune imported, Ray waited for", "tune imports", "fit"),
+    ("until a worker takes the trial", "fit", "worker"),
+    ("worker imports that are left (torch, transformers, peft)", "worker", "worker imported"),
     ("model loaded and quantized", "load_base", "load_base ended"),
     ("base model scored", "score_base", "score_base ended"),
     ("adapter and Trainer made", "run_trial", "first step"),
     ("in all, to the first training step", "start", "first step"),
+    ("from the last step to the prompt", "run_trial ended", "end"),
 )
 
 
@@ -102,29 +102,37 @@ def marked_worker() -> type:
 def child(arguments: list[str]) -> None:
     """``tune-lora`` with its parts marked."""
     from tune_lora import cli
+    from tune_lora.search import driver, ray_early
 
     sys.argv = ["tune-lora", *arguments]
-    mark("driver imports")
-    from tune_lora.search import driver, preflight
-
-    mark("driver imported")
-    marked(driver, "preflight")
-    marked(preflight, "tokenize")
-    marked(preflight, "meta_model")
+    marked(ray_early, "start_ray")
     begin = driver._start_ray
 
     def start(*given: Any, **named: Any) -> Any:
-        mark("ray")
-        from tune_lora.search import ray_tune
+        found = begin(*given, **named)
+        mark("driver imports")
+        from tune_lora.search import course, preflight
 
-        mark("ray imported")
-        ray_tune.TrialWorker = marked_worker()  # type: ignore[misc]
-        marked(ray_tune, "start_ray")
-        marked(ray_tune, "fit")
-        return begin(*given, **named)
+        mark("driver imported")
+        marked(course, "preflight")
+        marked(preflight, "tokenize")
+        marked(preflight, "meta_model")
+        inner = course._fit_with_ray
+
+        def fit(*given: Any, **named: Any) -> Any:
+            mark("tune imports")
+            from tune_lora.search import ray_tune
+
+            mark("tune imported")
+            ray_tune.TrialWorker = marked_worker()  # type: ignore[misc]
+            marked(ray_tune, "fit")
+            return inner(*given, **named)
+
+        course._fit_with_ray = fit
+        return found
 
     driver._start_ray = start
-    cli.main()
+    cli.console_main()
 
 
 def one(data: Path) -> dict[str, float]:
@@ -157,7 +165,7 @@ def one(data: Path) -> dict[str, float]:
             check=True,
             stdout=subprocess.DEVNULL,
         )
-        noted: dict[str, float] = {"start": start}
+        noted: dict[str, float] = {"start": start, "end": time.time()}
         for line in marks.read_text(encoding="utf-8").splitlines():
             name, moment = json.loads(line)
             noted.setdefault(name, moment)

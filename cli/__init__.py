@@ -5,10 +5,13 @@ Exit codes: 0 done, 1 a trial or a file failed, 2 the input is wrong, 130 interr
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import sys
+import threading
 import warnings
+from typing import NoReturn
 
 import typer
 
@@ -86,7 +89,7 @@ def _quieten() -> None:
 
 
 def main() -> None:
-    """The entry point ``tune-lora``."""
+    """Run the command line; always raises ``SystemExit``."""
     try:
         app()
     except SpaceError as error:
@@ -97,3 +100,26 @@ def main() -> None:
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def console_main() -> NoReturn:
+    """The entry point ``tune-lora``: ``main``, and then the process ends at once.
+
+    Once torch and transformers were imported, Python takes two seconds to free, object by object,
+    what the kernel frees anyway (mypy ends likewise: ``mypy.util.hard_exit``).
+    """
+    code: str | int | None = 0
+    try:
+        main()
+    except SystemExit as error:
+        code = error.code
+    if isinstance(code, str):
+        print(code, file=sys.stderr)
+        code = 1
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code or 0)

@@ -1,5 +1,5 @@
 """``python -m tune_lora.cli``."""
 
-from . import main
+from . import console_main
 
-main()
+console_main()

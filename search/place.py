@@ -16,6 +16,7 @@ from ..trainer.config import TrialConfig
 from ..trainer.errors import DiskFullError
 from ..trainer.folder import RunFolder, disk_full, is_confirmation
 from ..trainer.result import TrialResult, TrialState
+from .importing import importing
 from .stepped import SteppedTrial
 
 
@@ -86,9 +87,10 @@ class Place:
 
     def _load(self) -> None:
         # torch is first imported here, in the worker, after Ray has set CUDA_VISIBLE_DEVICES.
-        import torch
+        with importing():
+            import torch
 
-        from ..trainer import base, data, pack
+            from ..trainer import base, data, growth, pack, run  # noqa: F401
 
         torch.set_num_threads(self._threads)
         self._check_growth()

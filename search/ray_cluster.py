@@ -16,7 +16,7 @@ from ..spaces import PbtScheduler, Space, SpaceError
 from ..trainer.base import BaseSpec
 from ..trainer.errors import TrialError
 from ..trainer.folder import RunFolder
-from . import ray_tune
+from . import ray_early
 from .nodes import Node, allocate_nodes, carried, worded
 from .ray_nodes import Finding, NodeChecks
 from .resources import Allocation
@@ -62,7 +62,7 @@ class Cluster:
         """Leave it. What the search still has there ends; the cluster goes on."""
         if self._checks is not None:
             self._checks.close()
-        ray_tune.stop_ray()
+        ray_early.stop_ray()
 
     def kill(self) -> None:
         """Nothing: its processes are not ours."""
@@ -193,7 +193,7 @@ def _join(address: str) -> None:
             GcsClient(address=address).check_alive([], timeout=_CONNECT_SECONDS)
         ray.init(
             address=address,
-            runtime_env={"env_vars": {**ray_tune.worker_variables(), **told}},
+            runtime_env={"env_vars": {**ray_early.worker_variables(), **told}},
             log_to_driver=False,
             logging_level=logging.ERROR,
         )

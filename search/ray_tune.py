@@ -6,34 +6,26 @@ fit it to Ray's interfaces, so that a change of Ray's stays in the modules of th
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-import secrets
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 # Ray asks for the metric in every result; a trial that failed has none.
 os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")
 # Our run folder is the record; Ray's own CSV, JSON and TensorBoard copies would double it.
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
-# SIGINT is the driver's (see driver.py): Ray's handler would stop trials as if ASHA had.
+# SIGINT is the driver's (see course.py): Ray's handler would stop trials as if ASHA had.
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 os.environ.setdefault("TUNE_FORCE_TRIAL_CLEANUP_S", "3")
 # What has become of a trial whose worker died, the display says, and the leaderboard.
 os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")
-# Ray prints these itself, through no logger.
-os.environ.setdefault(
-    "RAY_DEDUP_LOGS_SKIP_REGEX", "A worker died or was killed|Raylet is terminated"
-)
 
-import psutil
 import ray
 from ray import tune
 from ray.tune import Callback, FailureConfig, RunConfig, Stopper, TuneConfig
@@ -44,9 +36,10 @@ from ..spaces import PbtScheduler
 from ..trainer.result import TrialResult, TrialState
 from .ledger import Ledger
 from .place import as_config, from_told
+from .ray_early import SLOTS
 from .ray_places import Whereabouts
 from .ray_schedulers import make_scheduler
-from .ray_worker import Engine, SeatWorker, TrialWorker, WorkerOutgrownError, lives
+from .ray_worker import Engine, SeatWorker, TrialWorker, WorkerOutgrownError
 from .resources import Allocation
 
 if TYPE_CHECKING:
@@ -61,19 +54,6 @@ logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)
 # For another library's sake Tune sets an environment variable in workers, which makes Ray start a
 # new process for each; without it they are those that Ray has ready when it comes up.
 class_cache.DEFAULT_ENV_VARS.pop("PL_DISABLE_FORK", None)
-
-
-_ALLOCATOR = {
-    "MALLOC_ARENA_MAX": "1",
-    "MALLOC_MMAP_THRESHOLD_": str(4 * 2**20),
-    "MALLOC_TRIM_THRESHOLD_": str(64 * 2**20),
-}
-"""For glibc in the workers (mallopt(3)): large blocks go back at once. Left to itself it keeps what
-logits and activations of unequal steps leave behind, hundreds of megabytes in a long trial."""
-
-
-_SLOTS = "tune_lora_trials"
-"""Ray resource of which there is one, shared by the trials that train at a time."""
 
 
 class StudySearcher(Searcher):  # type: ignore[misc]
@@ -207,56 +187,6 @@ class _Recovery(Callback):  # type: ignore[misc]
         return {}
 
 
-def worker_variables() -> dict[str, str]:
-    """Environment variables for workers, as this process has them or as they had better be."""
-    wanted = {"TOKENIZERS_PARALLELISM": "false", **_ALLOCATOR}
-    return {name: os.environ.get(name, value) for name, value in wanted.items()}
-
-
-def start_ray(cores: int, gpus: int | None = None) -> Callable[[], bool]:
-    """Start Ray on this machine.
-
-    Args:
-        cores: that workers share.
-        gpus: logical GPUs to announce in place of those that Ray finds.
-
-    Returns:
-        Whether Ray's own processes live, as a call. Some seconds after one of them has died, Ray
-        ends this process too, without a word.
-    """
-    os.environ.update(worker_variables())
-    # Ray's ports are open to the network, and whoever gets in can run code: Ray asks for a token.
-    # Its own would lie in the user's home, where others may read it; this one dies with the search.
-    if not os.environ.get("RAY_AUTH_TOKEN_PATH"):
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    ray.init(
-        # Not whichever cluster someone has started on this machine, nor the one that RAY_ADDRESS
-        # names.
-        address="local",
-        num_cpus=cores,
-        num_gpus=gpus,
-        resources={_SLOTS: 1},
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        object_store_memory=100 * 2**20,
-    )
-    daemons = [c for c in psutil.Process().children() if c.name() in ("raylet", "gcs_server")]
-    return lambda: all(map(lives, daemons))
-
-
-def stop_ray() -> None:
-    """Stop what ``start_ray`` started."""
-    ray.shutdown()
-
-
-def kill_ray() -> None:
-    """Kill what ``start_ray`` started, and the workers; for when Ray can stop nothing any more."""
-    for process in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-
-
 def fit(
     ledger: Ledger,
     spec: dict[str, Any],
@@ -286,7 +216,7 @@ def fit(
     else:
         trainable = tune.with_parameters(TrialWorker, **context)
     # The nodes of a cluster have no such slots.
-    slots = {} if cluster is not None else {_SLOTS: _part(allocation.trials)}
+    slots = {} if cluster is not None else {SLOTS: _part(allocation.trials)}
     worker = tune.with_resources(trainable, {**takes, **slots})
     # A trial that population based training lets wait counts as running for Ray's limit: there
     # all trials are under way, and the slots alone limit how many of them train.

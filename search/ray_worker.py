@@ -21,6 +21,7 @@ from ray import tune
 from ray.exceptions import RayActorError
 
 from .place import OutgrownError, Place, Visit
+from .watchdog import lives
 
 _RESTART_SECONDS = 60
 """How long to wait for an engine that has died to be there again."""
@@ -164,14 +165,6 @@ class _Taken:
     number: int
     visit: Visit
     seat: psutil.Process
-
-
-def lives(process: psutil.Process) -> bool:
-    """Whether a process is there, and not only its entry in the table."""
-    # The status of one that has just gone cannot be read.
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    return False
 
 
 class _Engines:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+
+import psutil
 
 _PAUSE = 0.5
 """Seconds between two looks."""
@@ -46,3 +48,11 @@ def watched(
         yield
     finally:
         ended.set()
+
+
+def lives(process: psutil.Process) -> bool:
+    """Whether a process is there, and not only its entry in the table."""
+    # The status of one that has just gone cannot be read.
+    with suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False

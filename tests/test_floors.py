@@ -59,6 +59,7 @@ def test_a_room_imports_only_from_lower_floors(path: Path) -> None:
 def test_only_these_files_know_ray() -> None:
     assert [name_of(path) for path in FILES if "ray" in libraries(path)] == [
         "search/ray_cluster.py",
+        "search/ray_early.py",
         "search/ray_nodes.py",
         "search/ray_places.py",
         "search/ray_schedulers.py",

@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import yaml
 from tune_lora.reports import build, render
-from tune_lora.search import ray_tune
+from tune_lora.search import ray_early, ray_tune
 from tune_lora.search.driver import new_run
 from tune_lora.search.ledger import Ledger
 from tune_lora.search.preflight import preflight
@@ -78,11 +78,11 @@ def ray_search(wanted: TinySearch) -> RunFolder:
     ready = preflight(space)
     ready.data.save(run.data)
     ledger = Ledger(space, run, Study(space, run.study, run.name))
-    ray_tune.start_ray(2)
+    ray_early.start_ray(2)
     try:
         ray_tune.fit(ledger, ready.spec.to_dict(), TWO, lambda: False)
     finally:
-        ray_tune.stop_ray()
+        ray_early.stop_ray()
     render.write(run, build(run))
     return run
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 from rich.console import Console
-from tune_lora.search import driver, ray_tune
+from tune_lora.search import driver, ray_early
 from tune_lora.search.ray_early import EarlyRay
 from tune_lora.spaces import Space, SpaceError
 
@@ -35,8 +35,8 @@ class Stub:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, error: Exception | None = None) -> None:
         self.done: list[str] = []
         self.error = error
-        monkeypatch.setattr(ray_tune, "start_ray", self.start)
-        monkeypatch.setattr(ray_tune, "stop_ray", lambda: self.done.append("stopped"))
+        monkeypatch.setattr(ray_early, "start_ray", self.start)
+        monkeypatch.setattr(ray_early, "stop_ray", lambda: self.done.append("stopped"))
 
     def start(self, cores: int) -> Callable[[], bool]:
         time.sleep(0.2)

@@ -14,7 +14,7 @@ import pytest
 from outcomes import read_back
 from tiny_models import save_tiny
 from tune_lora.reports import build
-from tune_lora.search import ray_tune
+from tune_lora.search import ray_early, ray_tune
 from tune_lora.search.driver import new_run
 from tune_lora.search.ledger import Ledger
 from tune_lora.search.preflight import preflight
@@ -113,11 +113,11 @@ def searched(
         engine, seat = mortals(run.root)
         patch.setattr(ray_tune, "Engine", engine)
         patch.setattr(ray_tune, "SeatWorker", seat)
-        ray_tune.start_ray(2, gpus=2)
+        ray_early.start_ray(2, gpus=2)
         try:
             ray_tune.fit(ledger, ready.spec.to_dict(), allocation, look)
         finally:
-            ray_tune.stop_ray()
+            ray_early.stop_ray()
     return run, list(family.values())
 
 

@@ -14,7 +14,7 @@ from optuna.trial import TrialState as OptunaState
 from outcomes import read_back
 from tiny_models import save_tiny
 from tune_lora.reports import Leaderboard, build
-from tune_lora.search import ray_tune
+from tune_lora.search import ray_early, ray_tune
 from tune_lora.search.driver import new_run
 from tune_lora.search.ledger import Ledger
 from tune_lora.search.preflight import preflight
@@ -94,11 +94,11 @@ def run(tmp_path_factory: pytest.TempPathFactory, pairs: Path) -> Iterator[RunFo
     ledger.note = note
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ray_tune, "TrialWorker", witness())
-        ray_tune.start_ray(2, gpus=2)
+        ray_early.start_ray(2, gpus=2)
         try:
             ray_tune.fit(ledger, ready.spec.to_dict(), allocation, lambda: False)
         finally:
-            ray_tune.stop_ray()
+            ray_early.stop_ray()
     return run
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import psutil
 import pytest
 import ray
-from tune_lora.search import ray_tune
+from tune_lora.search import ray_early
 
 _CLIENT = """
 import sys
@@ -27,9 +27,9 @@ else:
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    ray_tune.start_ray(1)
+    ray_early.start_ray(1)
     yield str(ray.get_runtime_context().gcs_address)
-    ray_tune.stop_ray()
+    ray_early.stop_ray()
 
 
 def answer(address: str, client: str = _CLIENT, **environment: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tune_lora.search import ray_tune
+from tune_lora.search import ray_early, ray_tune
 from tune_lora.search.driver import new_run
 from tune_lora.search.ledger import Ledger
 from tune_lora.search.place import Place
@@ -49,9 +49,9 @@ def worker(leaked: int) -> type[TrialWorker]:
 @pytest.fixture(scope="module")
 def ray() -> Iterator[Allocation]:
     allocation = Allocation(workers=1, threads=1, gpus=0.0)
-    ray_tune.start_ray(1)
+    ray_early.start_ray(1)
     yield allocation
-    ray_tune.stop_ray()
+    ray_early.stop_ray()
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 import yaml
 from tune_lora.reports import build, render
 from tune_lora.search import ray_early, ray_tune
 from tune_lora.search.driver import new_run
 from tune_lora.search.ledger import Ledger
 from tune_lora.search.preflight import preflight
+from tune_lora.search.ray_worker import TrialWorker
 from tune_lora.search.resources import Allocation
 from tune_lora.search.study import Study
 from tune_lora.spaces import load_space
@@ -71,18 +73,20 @@ class TinySearch:
         return path
 
 
-def ray_search(wanted: TinySearch) -> RunFolder:
+def ray_search(wanted: TinySearch, worker: type[TrialWorker] = TrialWorker) -> RunFolder:
     """The finished search, by two workers."""
     space = load_space(wanted.write())
     run = new_run(space, wanted.root / "run")
     ready = preflight(space)
     ready.data.save(run.data)
     ledger = Ledger(space, run, Study(space, run.study, run.name))
-    ray_early.start_ray(2)
-    try:
-        ray_tune.fit(ledger, ready.spec.to_dict(), TWO, lambda: False)
-    finally:
-        ray_early.stop_ray()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ray_tune, "TrialWorker", worker)
+        ray_early.start_ray(2)
+        try:
+            ray_tune.fit(ledger, ready.spec.to_dict(), TWO, lambda: False)
+        finally:
+            ray_early.stop_ray()
     render.write(run, build(run))
     return run
 

@@ -1,4 +1,4 @@
-"""Short searches under Ray with Hyperband and the median rule."""
+"""Searches under Ray with Hyperband and the median rule, of trials that train nothing."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from optuna.trial import TrialState as OptunaState
 from outcomes import read_back
+from ray_clusters import instant
 from ray_searches import TinySearch, ray_search
 from tune_lora.reports import build
 from tune_lora.trainer.result import TrialState
@@ -37,7 +38,7 @@ def test_it_ends_and_optuna_is_told_the_truth(
     judged: tuple[int, ...],
 ) -> None:
     search = {"trials": TRIALS, "scheduler": scheduler}
-    run = ray_search(TinySearch(tmp_path, tiny(), pairs, search))
+    run = ray_search(TinySearch(tmp_path, tiny(), pairs, search), instant(at_once=2))
     results, told = list(run.results()), read_back(run)
     assert [result.number for result in results] == list(range(TRIALS))
     ranked = [row.trial for row in build(run).rows if row.trial is not None]

@@ -18,27 +18,31 @@ from tune_lora.search.ray_worker import TrialWorker
 from tune_lora.search.resources import Allocation
 from tune_lora.search.study import Study
 from tune_lora.spaces import Space
+from tune_lora.trainer.config import TrialConfig
 from tune_lora.trainer.folder import RunFolder
-from tune_lora.trainer.result import TrialState
+from tune_lora.trainer.result import Evaluation, TrialResult, TrialState
 
 MIB = 2**20
 
 
 def worker(leaked: int) -> type[TrialWorker]:
-    """A worker that keeps so many bytes of every trial, and notes which process trained it."""
+    """A worker that trains nothing, keeps so many bytes of every trial, and notes its process."""
 
     class LeakingPlace(Place):
         bound = 48 * MIB
 
-        def run(self, config: dict[str, Any], report: Any) -> Any:
-            result = super().run(config, report)
+        def _train(self, trial: TrialConfig, *_: Any) -> TrialResult:
             if not hasattr(self, "kept"):
                 self.kept: list[bytes] = []
             self.kept.append(os.urandom(leaked))
-            note = json.dumps({"trial": config["number"], "pid": os.getpid()})
+            note = json.dumps({"trial": trial.number, "pid": os.getpid()})
             with (self.root.root / "notes.jsonl").open("a", encoding="utf-8") as file:
                 file.write(note + "\n")
-            return result
+            found = (Evaluation(1, 2.0, 0.0),)
+            running = TrialResult(
+                trial.number, TrialState.RUNNING, trial.to_dict(), 2.0, 1, 1, found
+            )
+            return running.ended(TrialState.COMPLETE)
 
     class Leaking(TrialWorker):
         kind = LeakingPlace

@@ -25,7 +25,7 @@ from tune_lora.spaces import load_space
 from tune_lora.trainer.folder import RunFolder
 from tune_lora.trainer.result import TrialState
 
-TRIALS, PACK = 14, 3
+TRIALS, PACK = 9, 2
 SPACE = """
 model: {{name: {model}, quantization: none, dtype: fp32}}
 data: {{train: {pairs}, max_length: 128}}
@@ -38,7 +38,7 @@ train:
   gradient_accumulation_steps: 1
   gradient_checkpointing: false
   optim: adamw_torch
-search: {{trials: 14, sampler: random, keep_adapters: 2, retries: 3, pack: 3,
+search: {{trials: 9, sampler: random, keep_adapters: 2, retries: 3, pack: 2,
          scheduler: {{asha: {{grace_steps: 1, reduction_factor: 2}}}}}}
 """
 

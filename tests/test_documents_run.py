@@ -115,6 +115,8 @@ class Desk:
             shown = re.search(r"^run folder: (\S+)", block.text, re.MULTILINE)
             if shown and "--run" not in words:
                 words += ["--run", shown[1]]
+        if verb == "confirm":
+            words += ["--local"]
         if verb == "plan":
             words += [f"model.name={self.model}", *SMALL]
         if verb == "doctor":

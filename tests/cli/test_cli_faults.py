@@ -113,6 +113,10 @@ def data(folder: Path, rows: list[dict[str, str]]) -> str:
 
 
 def test_bad_data_in_a_search(tool: Tool, space_file: SpaceFile, at: Path, bare: Path) -> None:
+    def search(source: str, *overrides: str) -> Any:
+        words = [f"model.name={bare}", f"data.train={source}", *overrides]
+        return tool("search", space_file(), *words, "--local")
+
     good = {"instruction": "Say a.", "response": "a"}
     rows = [good] * 20
     sources = {
@@ -120,22 +124,16 @@ def test_bad_data_in_a_search(tool: Tool, space_file: SpaceFile, at: Path, bare:
         data(bare, []): "the file is empty",
     }
     for source, rule in sources.items():
-        answer = tool("search", space_file(), f"model.name={bare}", f"data.train={source}")
+        answer = search(source)
         refused(answer, f"data.train = {source}"[:50], rule)
     source = data(bare, [*rows, {**good, "response": " "}])
-    answer = tool("search", space_file(), f"model.name={bare}", f"data.train={source}")
+    answer = search(source)
     refused(answer, "data.", "1 rows have an empty response", "no supervised token")
     source = data(bare, [*rows, {**good, "instruction": "long " * 200}])
-    answer = tool(
-        "search",
-        space_file(),
-        f"model.name={bare}",
-        f"data.train={source}",
-        "data.duplicates=allow",
-    )
+    answer = search(source, "data.duplicates=allow")
     refused(answer, "data.max_length = 128", "1 rows of the", "no supervised token")
     source = data(bare, [{"question": "a", "response": "b"}] * 20)
-    answer = tool("search", space_file(), f"model.name={bare}", f"data.train={source}")
+    answer = search(source)
     refused(answer, "no column 'instruction'", "data.fields.instruction")
     # Nothing of the searches that could not start is left in the way of the next.
     assert [path for path in at.rglob("*") if path.is_file()] == []
@@ -157,8 +155,10 @@ def test_what_does_not_fit_the_model(
     def search(*overrides: str) -> Any:
         return tool("search", space_file(), f"model.name={bare}", "--run", "run", *overrides)
 
-    refused(search("lora.target_modules=[q_prj]"), "lora.target_modules", "did you mean q_proj")
-    refused(search("model.name=/nowhere"), "model.name = /nowhere", "no such file or folder")
+    found = search("lora.target_modules=[q_prj]", "--local")
+    refused(found, "lora.target_modules", "did you mean q_proj")
+    found = search("model.name=/nowhere", "--local")
+    refused(found, "model.name = /nowhere", "no such file or folder")
     refused(search("resources.workers=999"), "resources.workers = 999", "cores")
     assert not (at / "run").exists()
 

@@ -22,7 +22,7 @@ search: $(VENV)/.installed
 	$(BIN)/tune-lora search spaces/llama.yaml
 
 test: $(VENV)/.installed $(VENV)/.dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(VENV)/.installed $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow

@@ -23,9 +23,10 @@ except PackageNotFoundError:
 SMALL = [
     "data.limit={train: 32, validation: 8, test: 4}",
     "search.trials=2",
+    "resources={workers: 1, threads: 1}",
     "search.scheduler=none",
     "train.max_steps=4",
-    "train.per_device_train_batch_size=4",
+    "train.per_device_train_batch_size=2",
     "train.gradient_accumulation_steps=1",
     "train.learning_rate={log_uniform: [1e-3, 2e-3]}",
 ]

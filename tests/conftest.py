@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 # Before transformers is imported anywhere: no hub is asked for anything in tests.
@@ -46,11 +47,11 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture
-def space_file(tmp_path: Path, tiny: Callable[..., Path], pairs: Path) -> Callable[..., Path]:
+@pytest.fixture(scope="session")
+def space_under(tiny: Callable[..., Path], pairs: Path) -> Callable[..., Path]:
     """Write a runnable space over a tiny Llama; blocks given replace or extend its own."""
 
-    def write(architecture: str = "llama", **blocks: dict[str, object]) -> Path:
+    def write(folder: Path, architecture: str = "llama", **blocks: dict[str, object]) -> Path:
         import yaml
         from tiny_models import TASKS
 
@@ -78,8 +79,14 @@ def space_file(tmp_path: Path, tiny: Callable[..., Path], pairs: Path) -> Callab
         }
         for name, block in blocks.items():
             body[name] = {**body.get(name, {}), **block}
-        path = tmp_path / "tiny.yaml"
+        path = folder / "tiny.yaml"
         path.write_text(yaml.safe_dump(body), encoding="utf-8")
         return path
 
     return write
+
+
+@pytest.fixture
+def space_file(tmp_path: Path, space_under: Callable[..., Path]) -> Callable[..., Path]:
+    """``space_under`` the test's own folder."""
+    return partial(space_under, tmp_path)

@@ -10,7 +10,7 @@ from searches import searched
 from tune_lora.reports import build
 from tune_lora.search import driver
 from tune_lora.search.confirm import confirmed_space, finalists, fresh_seeds, on_seed
-from tune_lora.spaces import Space, SpaceError
+from tune_lora.spaces import Space, SpaceError, load_space
 from tune_lora.trainer.errors import TrialError
 from tune_lora.trainer.folder import RunFolder
 from tune_lora.trainer.result import TrialResult, TrialState
@@ -18,11 +18,15 @@ from tune_lora.trainer.result import TrialResult, TrialState
 SpaceOf = Callable[..., Space]
 
 
-@pytest.fixture
-def confirmed(space_of: SpaceOf, tmp_path: Path) -> RunFolder:
-    """Four trials, the best two of them confirmed on two seeds."""
-    space = space_of("search.trials=4", "search.confirm={top: 2, seeds: 2}")
-    run = driver.new_run(space, tmp_path / "confirmed")
+@pytest.fixture(scope="module")
+def confirmed(
+    space_under: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> RunFolder:
+    """Four trials, the best two of them confirmed on two seeds; tests only look at them."""
+    folder = tmp_path_factory.mktemp("confirmed")
+    overrides = ("search.trials=4", "search.confirm={top: 2, seeds: 2}")
+    space = load_space(space_under(folder), overrides)
+    run = driver.new_run(space, folder / "run")
     assert searched(space, run).reason is None
     return run
 

@@ -49,7 +49,7 @@ def test_a_second_search_is_refused_until_the_first_is_killed(
     before = next(run.results())
     space = load_space(path)
     # The rest of 400 steps is more than this test needs.
-    stopping = load_space(path, ["search.time_limit_minutes=0.1"])
+    stopping = load_space(path, ["search.time_limit_minutes=0.05"])
     outcome = search(stopping, driver.resumed_run(space, run.root))
     assert outcome.reason is not None
     assert numbers(run) == [0]

@@ -117,7 +117,7 @@ def test_other_architectures_in_four_bits(
     assert model.is_loaded_in_4bit
     expected = row_by_row(model, data.validation, TASKS[architecture])
     assert scores.nf4 == pytest.approx(expected, abs=1e-5)
-    assert scores.nf4 == pytest.approx(scores.merged, abs=0.1)
+    assert scores.nf4 == pytest.approx(scores.merged, abs=0.2)
     assert scores.nf4 != scores.merged
 
 

@@ -1,6 +1,7 @@
 """Predicted peak memory of a trial against what a worker process then takes, on this CPU.
 
-    python benchmarks/plan_memory.py [--sizes tiny 15M 60M SmolLM2-135M] [--out FILE.json]
+    python benchmarks/plan_memory.py [--sizes tiny 15M 60M SmolLM2-135M] [--dtypes fp32 bf16]
+        [--out FILE.json]
 
 Llamas, random ones and SmolLM2 from its Python package, each trained for three optimizer steps of
 two passes in a process of its own and then evaluated, on made-up rows that are all as long as the
@@ -11,11 +12,14 @@ mark from the trial's start).
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +57,6 @@ CASES: dict[str, dict[str, Any]] = {
         "lora": {"use_dora": True, "lora_dropout": 0.05},
     },
 }
-ALLOCATOR = {
-    "MALLOC_ARENA_MAX": "1",
-    "MALLOC_MMAP_THRESHOLD_": str(4 * 2**20),
-    "MALLOC_TRIM_THRESHOLD_": str(64 * 2**20),
-}
-"""As a search's workers have it (``search/ray_tune.py``)."""
 RANK, EVALUATED, STEPS = 16, 8, 3
 MIB = 2**20
 
@@ -93,9 +91,10 @@ def write_model(size: str, folder: Path) -> None:
     PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<end>").save_pretrained(folder)
 
 
-def question(source: Path, case: dict[str, Any]) -> dict[str, Any]:
+def question(source: Path, case: dict[str, Any], dtype: str) -> dict[str, Any]:
     """What a child is asked, as plain data: a ``BaseSpec``, and a trial's blocks."""
     spec = {
+        "dtype": dtype,
         "source": str(source),
         "name": source.name,
         "quantization": case["quantization"],
@@ -116,8 +115,8 @@ def question(source: Path, case: dict[str, Any]) -> dict[str, Any]:
     return {"spec": spec, "train": train, "lora": lora, "tokens": case["tokens"]}
 
 
-def answer(asked: dict[str, Any]) -> int:
-    """The child's: train, and say what its meter saw, in bytes."""
+def answer(asked: dict[str, Any]) -> dict[str, float]:
+    """The child's: train, and say what its meter saw, in bytes, and CPU seconds a step."""
     import torch
     from datasets import Dataset
     from tune_lora.trainer.base import BaseSpec, load_base
@@ -128,6 +127,7 @@ def answer(asked: dict[str, Any]) -> int:
 
     torch.set_num_threads(1)
     base = load_base(BaseSpec.from_dict(asked["spec"]))
+    steps = asked["train"]["max_steps"]
     tokens, words = asked["tokens"], base.model.config.vocab_size
     ids = torch.randint(words, (64, tokens), generator=torch.Generator().manual_seed(0)).tolist()
     half = tokens // 2
@@ -135,27 +135,30 @@ def answer(asked: dict[str, Any]) -> int:
         [{"input_ids": row, "labels": [IGNORE] * half + row[half:]} for row in ids]
     )
     data = TokenizedData(rows, rows.select(range(EVALUATED)), rows.select([]), "", {})
-    config = TrialConfig(0, "CAUSAL_LM", asked["lora"], asked["train"], (STEPS,))
+    config = TrialConfig(0, "CAUSAL_LM", asked["lora"], asked["train"], (steps,))
+    start = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         result = run_trial(config, base, data, lambda _: True, TrialFolder(Path(folder)))
     if result.error or result.peak_memory_bytes is None:
         raise RuntimeError(result.error or "no peak")
-    return result.peak_memory_bytes
+    taken = (time.process_time() - start) / steps
+    return {"peak": result.peak_memory_bytes, "seconds": taken}
 
 
-def measured(asked: dict[str, Any]) -> int:
-    """The peak of a fresh process that trains so, in bytes."""
+def measured(asked: dict[str, Any], variables: Mapping[str, str]) -> dict[str, float]:
+    """What ``answer`` says in a fresh process with these environment variables."""
     done = subprocess.run(
         [sys.executable, __file__, "--answer"],
         input=json.dumps(asked),
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **ALLOCATOR},
+        env={**os.environ, "OMP_NUM_THREADS": "1", **variables},
     )
     if done.returncode:
         raise RuntimeError(done.stderr[-3000:])
-    return int(done.stdout.splitlines()[-1])
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 def predicted(asked: dict[str, Any]) -> dict[str, int]:
@@ -187,25 +190,29 @@ def main() -> None:
         "--sizes", nargs="+", default=["tiny", "15M", "60M", *REAL], choices=[*SIZES, *REAL]
     )
     parser.add_argument("--cases", nargs="+", default=[*CASES], choices=CASES)
+    parser.add_argument("--dtypes", nargs="+", default=["fp32"], choices=["fp32", "bf16"])
     parser.add_argument("--out", type=Path)
     parser.add_argument("--answer", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.answer:
-        print(answer(json.load(sys.stdin)))
+        print(json.dumps(answer(json.load(sys.stdin))))
         return
+    from tune_lora.search.ray_early import worker_variables
+
     rows = []
-    print("| model | case | predicted, MiB | measured, MiB | error |")
-    print("| --- | --- | ---: | ---: | ---: |")
+    print("| model | | case | predicted, MiB | measured, MiB | error |")
+    print("| --- | --- | --- | ---: | ---: | ---: |")
     for size in given.sizes:
         with tempfile.TemporaryDirectory() as folder:
             source = found_model(size, Path(folder))
-            for name in given.cases:
-                asked = question(source, CASES[name])
-                terms, peak = predicted(asked), measured(asked)
+            for dtype, name in itertools.product(given.dtypes, given.cases):
+                asked = question(source, CASES[name], dtype)
+                terms, peak = predicted(asked), measured(asked, worker_variables())["peak"]
                 error = terms["total"] / peak - 1
                 shown = f"{terms['total'] / MIB:.0f} | {peak / MIB:.0f} | {error:+.1%}"
-                print(f"| {size} | {name} | {shown} |", flush=True)
-                rows.append({"model": size, "case": name, "measured": peak, "predicted": terms})
+                print(f"| {size} | {dtype} | {name} | {shown} |", flush=True)
+                row = {"model": size, "dtype": dtype, "case": name}
+                rows.append({**row, "measured": peak, "predicted": terms})
     if given.out is not None:
         given.out.parent.mkdir(parents=True, exist_ok=True)
         given.out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")

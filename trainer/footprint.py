@@ -19,13 +19,14 @@ from .nf4 import HEADS, DequantizedLinear, unpacked_bytes
 from .targets import matches, resolve_targets
 from .trace import Batch, Peak, at_full_depth, cut, peak_of, peak_of_answers, stacks
 
-CPU_PROCESS = 630 * 2**20
+CPU_PROCESS = 660 * 2**20
 """Bytes of a search's worker that has trained next to nothing, on a CPU: Python, libraries and Ray;
-measured. Without Ray it is 570 MiB."""
-RETAINED = 1.75
+measured. Ray is some 40 MiB of it."""
+RETAINED = 0.15
 """Of what a pass works with, what glibc's allocator holds besides, in holes between live pieces.
 
-By measurements of SmolLM2-135M; how far it is off is in docs/plan.md.
+Fitted to measurements (docs/plan.md), with the settings that a search's workers have for it
+(``search/ray_early.py``): with its own, it holds several times that.
 """
 GPU_CONTEXT = 512 * 2**20
 """Bytes of a CUDA context with its kernels; not measured."""

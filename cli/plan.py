@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,7 @@ _EPILOG = """\b
 Examples:
   tune-lora plan llama
   tune-lora plan mine.yaml model.name=/models/Llama-3.1-70B train.per_device_train_batch_size=1
+  tune-lora plan mine.yaml --gpu-memory 80 --gpus 8
   tune-lora plan mine.yaml --measure
   tune-lora plan mine.yaml --json"""
 
@@ -34,23 +36,40 @@ def plan(
             "--measure", help="Load the model and measure how fast it trains, for times too."
         ),
     ] = False,
+    gpu_memory: Annotated[
+        float | None,
+        typer.Option(
+            metavar="GIB",
+            min=1,
+            help="Plan for a machine whose GPUs have so many GiB each, and not for this one.",
+        ),
+    ] = None,
+    gpus: Annotated[
+        int, typer.Option(metavar="N", min=1, help="How many GPUs that machine has.")
+    ] = 1,
     json_: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
     """Show what a search would need: memory, tokens, disk and, measured, time.
 
-    The model's config.json is enough. Exit code 2 if no configuration fits this machine.
+    The model's config.json is enough. Exit code 2 if no configuration fits the machine.
     """
     from ..spaces import load_space
 
     loaded = load_space(space, overrides or [])
+    if gpu_memory is None and gpus != 1:
+        raise typer.BadParameter("--gpus says how many GPUs of --gpu-memory there are; give both")
+    if gpu_memory is not None and measure:
+        raise typer.BadParameter("--measure is for this machine, and --gpu-memory for another")
 
-    from ..search.planning import look_ahead
+    from ..search.planning import Gpus, existing, look_ahead
 
-    found = look_ahead(loaded, measure=measure)
+    other = None if gpu_memory is None else Gpus(gpus, int(gpu_memory * 2**30))
+    found = look_ahead(loaded, measure=measure, gpus=other)
     if json_:
         _print_json(found)
     else:
-        _print_table(found)
+        free = shutil.disk_usage(existing(Path("runs"))).free if other is None else None
+        _print_table(found, free)
 
 
 def _print_json(found: Outlook) -> None:
@@ -64,20 +83,18 @@ def _print_json(found: Outlook) -> None:
     typer.echo(json.dumps(as_json(found.plan, found.layout, disk), indent=2, default=str))
 
 
-def _print_table(found: Outlook) -> None:
+def _print_table(found: Outlook, free: int | None) -> None:
     from rich.markup import escape
     from rich.table import Table
 
     from ..search import plan_text
-    from ..search.planning import existing
     from ._console import make_console
 
     console, trials = make_console(), found.layout.allocation.trials
     lines = plan_text.plan_lines(found.plan, found.data, found.layout, found.unpacking)
-    if found.layout.speed is None:
+    if found.layout.speed is None and free is not None:
         lines.append("time:   not measured; --measure loads the model and does")
-    root = existing(Path("runs"))
-    lines.append(plan_text.disk_line(found.plan.space, found.largest_adapter, trials, root))
+    lines.append(plan_text.disk_line(found.plan.space, found.largest_adapter, trials, free))
     plan_text.say([*lines, ""], console)
     heads, rows, below = plan_text.table(found.plan, found.layout)
     made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")

@@ -35,7 +35,7 @@ from .live import Display, make_display
 from .local import fit_local
 from .plan import Plan
 from .plan_facts import Lengths, capacity
-from .plan_text import disk_line, plan_lines, say
+from .plan_text import checked_disk_line, plan_lines, say
 from .preflight import Preflight, preflight
 from .resources import Allocation, allocate
 from .settle import settle_cluster, settle_unpacking, settle_workers
@@ -158,7 +158,7 @@ def settle(
     if cluster is not None:
         say([f"ray:    {cluster.describe()}"], console)
     trials = layout.allocation.trials
-    say([disk_line(space, ready.largest_adapter, trials, run.root)], console)
+    say([checked_disk_line(space, ready.largest_adapter, trials, run.root)], console)
     return Settled(ready, layout, plan, cores, early, cluster)
 
 

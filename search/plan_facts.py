@@ -112,15 +112,22 @@ class Capacity:
     gpu: bool
 
 
-def capacity(gpus: int, gpus_per_trial: float = 1.0) -> Capacity:
-    """Of a trial's GPUs, or its part of one, or of this machine with its control group's limit."""
-    if gpus and gpus_per_trial > 1:
-        several = int(gpus_per_trial)
-        return Capacity(several * size_of_gpus(gpus), f"{several} GPUs together", gpu=True)
+def capacity(gpus: int, gpus_per_trial: float = 1.0, each: int | None = None) -> Capacity:
+    """Of a trial's GPUs, or its part of one, or of this machine with its control group's limit.
+
+    Args:
+        gpus: how many there are; 0 for none.
+        gpus_per_trial: as in the space.
+        each: bytes of a GPU that is elsewhere; None looks at this machine's.
+    """
     if gpus:
+        size = size_of_gpus(gpus) if each is None else each
+        if gpus_per_trial > 1:
+            several = int(gpus_per_trial)
+            return Capacity(several * size, f"{several} GPUs together", gpu=True)
         shared = int(1 / gpus_per_trial + 1e-9) if 0 < gpus_per_trial < 1 else 1
         part = f" shared by {shared}" if shared > 1 else ""
-        return Capacity(size_of_gpus(gpus) // shared, f"a GPU{part}", gpu=True)
+        return Capacity(size // shared, f"a GPU{part}", gpu=True)
     limits = [int(psutil.virtual_memory().total)]
     for name in _CGROUPS:
         path = Path(name)

@@ -97,30 +97,55 @@ def memory_lines(plan: Plan, layout: Layout) -> list[str]:
     return lines
 
 
-def disk_line(space: Space, largest: int, running: int, root: Path) -> str:
+def checked_disk_line(space: Space, largest: int, running: int, root: Path) -> str:
+    """``disk_line`` for a search that is about to begin.
+
+    Args:
+        space: validated.
+        largest: trainable parameters of the largest adapter.
+        running: trials at a time.
+        root: where the run folder is.
+
+    Raises:
+        TrialError: less is free than it can come to hold.
+    """
+    needed, free = _disk(space, largest, running), shutil.disk_usage(root).free
+    if free < needed:
+        raise TrialError(
+            f"{root}: needs up to {size(needed)}, and {size(free)} are free; free some space, "
+            "or give --run a folder on another disk"
+        )
+    return disk_line(space, largest, running, free)
+
+
+def disk_line(space: Space, largest: int, running: int, free: int | None) -> str:
     """The most that the run folder can come to hold, against what is free.
 
     Args:
         space: validated.
         largest: trainable parameters of the largest adapter.
         running: trials at a time.
-        root: where the run folder is, or will be.
-
-    Raises:
-        TrialError: less is free.
+        free: bytes on the disk; None where it is another machine's.
     """
-    running = space.search.trials if isinstance(space.search.scheduler, PbtScheduler) else running
-    needed = disk_budget(largest, space.search.keep_adapters, running)
-    free = shutil.disk_usage(root).free
-    if free < needed:
-        raise TrialError(
-            f"{root}: needs up to {size(needed)}, and {size(free)} are free; free some space, "
-            "or give --run a folder on another disk"
-        )
-    return (
+    needed = _disk(space, largest, running)
+    line = (
         f"disk:   at most {size(needed)} for the {space.search.keep_adapters} best adapters and "
-        f"{running} running trial(s); {size(free)} are free"
+        f"{_side_by_side(space, running)} running trial(s)"
     )
+    if free is None:
+        return line
+    if free < needed:
+        return f"{line}; only {size(free)} are free here, and a search would not begin"
+    return f"{line}; {size(free)} are free"
+
+
+def _disk(space: Space, largest: int, running: int) -> int:
+    return disk_budget(largest, space.search.keep_adapters, _side_by_side(space, running))
+
+
+def _side_by_side(space: Space, running: int) -> int:
+    """Of a population, those that wait keep their checkpoints, too."""
+    return space.search.trials if isinstance(space.search.scheduler, PbtScheduler) else running
 
 
 def varying(classes: Sequence[Class]) -> list[str]:

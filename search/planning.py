@@ -39,8 +39,21 @@ class Outlook:
     largest_adapter: int
 
 
-def look_ahead(space: Space, *, measure: bool = False) -> Outlook:
-    """Plan a search of ``space`` on this machine.
+@dataclass(frozen=True)
+class Gpus:
+    """GPUs of a machine that is elsewhere.
+
+    Attributes:
+        number: how many.
+        memory: bytes of each.
+    """
+
+    number: int
+    memory: int
+
+
+def look_ahead(space: Space, *, measure: bool = False, gpus: Gpus | None = None) -> Outlook:
+    """Plan a search of ``space``.
 
     The model's config is enough. Rows are counted where there is a tokenizer and data; else each is
     taken to be as long as ``data.max_length`` allows.
@@ -48,6 +61,7 @@ def look_ahead(space: Space, *, measure: bool = False) -> Outlook:
     Args:
         space: validated, and the user's own: its ``trust_remote_code`` counts.
         measure: load the model and measure how fast trials train.
+        gpus: of the machine that it is to run on; None plans for this one.
 
     Raises:
         SpaceError: the model is missing, or the space does not fit it or the machine.
@@ -59,9 +73,15 @@ def look_ahead(space: Space, *, measure: bool = False) -> Outlook:
         spec = _labelled(spec, space, data)
     modules = modules_of(space, spec)
     largest = check_targets(space, modules)
-    cores, gpus = visible_cores(), torch.cuda.device_count()
-    allocation = settle_workers(space, spec, modules, allocate(space, cores, gpus), cores)
-    spec, unpacking = settle_unpacking(space, spec, modules, allocation, None)
+    cores, here = visible_cores(), torch.cuda.device_count()
+    if gpus is None:
+        allocation = settle_workers(space, spec, modules, allocate(space, cores, here), cores)
+        own = capacity(here, allocation.gpus)
+        spec, unpacking = settle_unpacking(space, spec, modules, allocation, None)
+    else:
+        allocation = allocate(space, max(cores, gpus.number), gpus.number)
+        own = capacity(gpus.number, allocation.gpus, gpus.memory)
+        spec, unpacking = settle_unpacking(space, spec, modules, allocation, None, own.size)
     layout = Layout(allocation)
     if measure:
         if data is None:
@@ -73,7 +93,6 @@ def look_ahead(space: Space, *, measure: bool = False) -> Outlook:
         if data is None
         else Lengths.of(data, spec.task)
     )
-    own = capacity(gpus, allocation.gpus)
     return Outlook(Plan(space, spec, modules, lengths, own), data, layout, unpacking, largest)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -88,3 +89,39 @@ def test_measured_it_tells_the_time(
     assert code == 0
     assert "time:   about 0:33 if no trial is stopped early" in out
     assert next(line for line in out.splitlines() if line.startswith("qv ")).endswith("0:11")
+
+
+def test_another_machine_is_planned_for(tool: Tool, space_file: Callable[..., Path]) -> None:
+    code, out, _ = tool("plan", space_file(), "--gpu-memory", 24, "--gpus", 2)
+    assert code == 0
+    assert "a GPU has 24 GiB" in out
+    assert " 2 worker(s) of 1 GPU" in out
+    # Neither this machine's disk nor its speed is of interest there.
+    assert " are free" not in out.partition("disk:")[2].partition("\n")[0]
+    assert "--measure" not in out
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--gpus", 8), "give both"),
+        (("--gpu-memory", 80, "--measure"), "--measure is for this machine"),
+        (("--gpu-memory", 0.5), "greater than or equal to 1"),
+    ],
+)
+def test_options_for_another_machine_go_together(
+    tool: Tool, space_file: Callable[..., Path], options: tuple[Any, ...], said: str
+) -> None:
+    code, _, err = tool("plan", space_file(), *options)
+    assert code == 2
+    assert said in " ".join(err.replace("\u2502", " ").split())
+
+
+def test_a_full_disk_is_no_reason_not_to_plan(
+    tool: Tool, space_file: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = shutil.disk_usage("/")._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: full)
+    code, out, _ = tool("plan", space_file())
+    assert code == 0
+    assert "only 1000 B are free here, and a search would not begin" in out

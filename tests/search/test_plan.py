@@ -12,19 +12,20 @@ import psutil
 import pytest
 from optuna.trial import TrialState as OptunaState
 from searches import board, searched
-from tune_lora.search import driver, plan_facts, planning
+from tune_lora.search import course, plan_facts
 from tune_lora.search.classes import size_classes, size_fields, size_key
 from tune_lora.search.layout import Layout
 from tune_lora.search.plan import MARGIN, TRACED, Plan
 from tune_lora.search.plan_facts import Capacity, Lengths, capacity
 from tune_lora.search.plan_text import as_json, plan_lines, table, varying
 from tune_lora.search.plan_time import seconds
-from tune_lora.search.planning import Outlook, look_ahead
+from tune_lora.search.planning import Gpus, Outlook, look_ahead
 from tune_lora.search.resources import Allocation
 from tune_lora.search.study import Study
 from tune_lora.spaces import Space, SpaceError, load_space
 from tune_lora.trainer.config import TrialConfig
 from tune_lora.trainer.folder import RunFolder
+from tune_lora.trainer.footprint import GPU_CONTEXT
 
 SpaceOf = Callable[..., Space]
 GIB = 2**30
@@ -80,12 +81,11 @@ def test_dropout_is_there_or_not(space_of: SpaceOf) -> None:
 
 
 @pytest.fixture
-def llama_70b(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outlook]:
+def llama_70b(tmp_path: Path) -> Callable[..., Outlook]:
     """``llama_70b("model.quantization=none")``: a plan from a config alone, for a GPU of 80 GiB."""
     folder = tmp_path / "Llama-3-70B"
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(LLAMA_70B), encoding="utf-8")
-    monkeypatch.setattr(planning, "capacity", lambda *_: Capacity(80 * GIB, "a GPU", gpu=True))
 
     def ahead(*overrides: str) -> Outlook:
         body = {
@@ -97,7 +97,7 @@ def llama_70b(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
         }
         path = tmp_path / "llama-70b.yaml"
         path.write_text(json.dumps(body), encoding="utf-8")
-        return look_ahead(load_space(path, overrides))
+        return look_ahead(load_space(path, overrides), gpus=Gpus(1, 80 * GIB))
 
     return ahead
 
@@ -115,6 +115,8 @@ def test_of_a_70b_model_the_config_is_enough(llama_70b: Callable[..., Outlook]) 
         (one.values["lora"]["target_modules"], one.values["lora"]["r"]): one.footprint
         for one in found.plan.classes()
     }
+    assert found.plan.capacity == Capacity(80 * GIB, "a GPU", gpu=True)
+    assert (found.layout.allocation.workers, found.layout.allocation.gpus) == (1, 1.0)
     largest = sizes["all-linear", 64]
     assert largest is not None
     assert largest.trainable == 80 * 64 * (attention + mlp)
@@ -218,7 +220,7 @@ def test_a_search_trains_what_is_left(
     lopsided: tuple[Space, int], run: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     space, size = lopsided
-    monkeypatch.setattr(driver, "capacity", lambda *_: Capacity(size, "a box", gpu=False))
+    monkeypatch.setattr(course, "capacity", lambda *_: Capacity(size, "a box", gpu=False))
     searched(space, run)
     rows = board(run)
     assert len(rows) == 4
@@ -228,10 +230,26 @@ def test_a_search_trains_what_is_left(
 def test_a_search_of_which_nothing_fits_ends_before_it_begins(
     space_of: SpaceOf, run: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(driver, "capacity", lambda *_: Capacity(2**20, "a box", gpu=False))
+    monkeypatch.setattr(course, "capacity", lambda *_: Capacity(2**20, "a box", gpu=False))
     with pytest.raises(SpaceError, match="a smaller model is needed"):
         searched(space_of(), run)
     assert not run.root.exists()
+
+
+def test_gpus_elsewhere_are_taken_at_their_word(space_of: SpaceOf) -> None:
+    space = space_of(resources={"gpus_per_trial": 0.5})
+    found = look_ahead(space, gpus=Gpus(3, 24 * GIB))
+    assert found.plan.capacity == Capacity(12 * GIB, "a GPU shared by 2", gpu=True)
+    assert found.layout.allocation == Allocation(min(6, space.search.trials), 1, 0.5)
+    footprint = found.plan.heaviest().footprint
+    assert footprint is not None
+    assert (footprint.process, footprint.allocator) == (GPU_CONTEXT, 0)
+
+
+def test_more_gpus_than_there_are_elsewhere_are_refused(space_of: SpaceOf) -> None:
+    space = space_of(resources={"gpus_per_trial": 4})
+    with pytest.raises(SpaceError, match="this machine has 2 GPU"):
+        look_ahead(space, gpus=Gpus(2, 24 * GIB))
 
 
 def test_capacity_is_the_least_of_machine_and_control_group(

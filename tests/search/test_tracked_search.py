@@ -13,7 +13,7 @@ import pytest
 from ray_searches import TinySearch, killed_and_resumed
 from rich.console import Console
 from searches import searched
-from tune_lora.search import driver
+from tune_lora.search import course, driver
 from tune_lora.spaces import Space
 from tune_lora.trainer.errors import TrialError
 from tune_lora.trainer.folder import RunFolder
@@ -120,7 +120,7 @@ def test_missing_tracker_is_said_before_anything_is_loaded(
     space_of: Callable[..., Space], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tune_lora.search.tracking.find_spec", lambda name: None)
-    monkeypatch.setattr(driver, "preflight", lambda *_: pytest.fail("the model was looked at"))
+    monkeypatch.setattr(course, "preflight", lambda *_: pytest.fail("the model was looked at"))
     space = space_of("tracking=mlflow")
     run = driver.new_run(space, tmp_path / "run")
     with pytest.raises(TrialError, match="mlflow is not installed"):

@@ -13,6 +13,7 @@ from ..spaces import Space, SpaceError
 from ..trainer.adapter import rewrites_base
 from ..trainer.base import BaseSpec
 from ..trainer.folder import RunFolder
+from ..trainer.footprint import weight_bytes
 from ..trainer.precision import compute_dtype
 from ..trainer.unpacking import PROCESS, Unpacking, choose_unpacking, free_here, free_on_gpus
 from .layout import Layout
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from .ray_cluster import Cluster
 
 _KEY = "model.quantization_compute"
-_NF4 = 0.6
-"""Bytes of an NF4 weight, with its scales."""
 
 
 def settle_workers(
@@ -55,9 +54,7 @@ def settle_workers(
 
 def wanted_memory(spec: BaseSpec, model: nn.Module) -> int:
     """Bytes that a worker without a GPU wants: twice the weights and 1 GiB."""
-    width = _NF4 if spec.quantization != "none" else _width(spec, 0)
-    weights = sum(parameter.numel() for parameter in model.parameters())
-    return int(2 * width * weights + PROCESS)
+    return int(2 * weight_bytes(model, spec, _width(spec, 0)) + PROCESS)
 
 
 def settle_cluster(

@@ -104,7 +104,11 @@ def space(work: Workload, *, stopping: bool) -> dict[str, Any]:
         options.append({"value": rate, "with": {f"lora.{k}": v for k, v in values.items()}})
     asha = {"grace_steps": work.every, "reduction_factor": work.reduction_factor}
     return {
-        "model": {"name": MODEL, "quantization": "nf4"},
+        "model": {
+            "name": MODEL,
+            "quantization": "nf4",
+            "dtype": "bf16" if work.bf16 else "fp32",
+        },
         "data": {
             "train": work.train,
             "validation": work.validation,

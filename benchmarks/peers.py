@@ -51,7 +51,8 @@ def prepared(given: argparse.Namespace, folder: Path) -> Workload:
     rows = (64, 16) if given.quick else (given.train_rows, given.validation_rows)
     train, validation = split(given.data, folder, *rows, seed=0)
     model = resolve_model(ModelBlock(name=MODEL)).folder
-    bf16 = compute_dtype("auto", torch.device("cpu")) is torch.bfloat16
+    best = compute_dtype("auto", torch.device("cpu"))
+    bf16 = best is torch.bfloat16 and not given.fp32
     return replace(
         Workload(str(folder), model, train, validation, bf16=bf16, guarded=not given.unguarded),
         **small,
@@ -113,6 +114,7 @@ def main() -> None:
         action="store_true",
         help="peers as documented where the CPU has AVX512-BF16: wrong gradients",
     )
+    parser.add_argument("--fp32", action="store_true", help="also where the CPU has AVX512-BF16")
     parser.add_argument("--keep", type=Path, help="keep logs and run folders there")
     given = parser.parse_args()
     wanted = [c for c in CONTESTANTS if not given.only or c.name in given.only]

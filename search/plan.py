@@ -213,7 +213,8 @@ class Plan:
 
     @cached_property
     def _surveyor(self) -> Surveyor:
-        return Surveyor(self.spec, self.modules, self._dtype(), self.capacity.gpu)
+        uneven = self.lengths.mean < self.lengths.longest
+        return Surveyor(self.spec, self.modules, self._dtype(), self.capacity.gpu, uneven)
 
     def _dtype(self) -> torch.dtype:
         if not self.capacity.gpu:

@@ -22,6 +22,12 @@ from .trace import Batch, Peak, at_full_depth, cut, peak_of, peak_of_answers, st
 CPU_PROCESS = 660 * 2**20
 """Bytes of a search's worker that has trained next to nothing, on a CPU: Python, libraries and Ray;
 measured. Ray is some 40 MiB of it."""
+CPU_KERNELS = 384 * 2**20
+"""Bytes of 1,024 kernels that oneDNN keeps, compiled for shapes that it has seen.
+
+It does the products in bf16 on a CPU. Fitted to two searches of SmolLM2-135M, with rows of unequal
+length.
+"""
 RETAINED = 0.15
 """Of what a pass works with, what glibc's allocator holds besides, in holes between live pieces.
 
@@ -47,7 +53,7 @@ class Footprint:
     """Peak memory of a trial, in bytes by what it is for.
 
     Attributes:
-        process: libraries, or a CUDA context.
+        process: libraries and compiled kernels, or a CUDA context.
         weights: of the frozen base, packed or dequantized, as the spec says.
         mapped: pages of the checkpoint's file that stay in sight. The kernel counts them as the
             process's, and takes them back where memory is short.
@@ -136,18 +142,23 @@ class Surveyor:
         modules: the model's, weights on the meta device; left as they are.
         dtype: of matrix products.
         gpu: whether trials run on one.
+        uneven: whether rows are of unequal length, so that every batch has shapes of its own.
     """
 
     spec: BaseSpec
     modules: Any
     dtype: torch.dtype
     gpu: bool
+    uneven: bool = False
     _scored: dict[str, Peak] = field(default_factory=dict)
 
     @property
     def process(self) -> int:
-        """Bytes of libraries, or of a CUDA context."""
-        return GPU_CONTEXT if self.gpu else CPU_PROCESS
+        """Bytes of libraries and compiled kernels, or of a CUDA context."""
+        if self.gpu:
+            return GPU_CONTEXT
+        compiled = self.uneven and self.dtype is torch.bfloat16
+        return CPU_PROCESS + (CPU_KERNELS if compiled else 0)
 
     @property
     def weights(self) -> int:

@@ -16,7 +16,9 @@ from tune_lora.spaces.formats import CLASSIFIERS
 from tune_lora.trainer.base import AUTO_CLASSES, BaseSpec, heads_of, load_base, meta_model
 from tune_lora.trainer.errors import AdapterRefusedError, TrialError
 from tune_lora.trainer.footprint import (
+    CPU_KERNELS,
     CPU_PROCESS,
+    GPU_CONTEXT,
     RETAINED,
     Footprint,
     Surveyor,
@@ -208,6 +210,22 @@ def test_weights_are_those_of_a_loaded_model(tmp_path: Path, double: bool, compu
                 held += state.state2.absmax.numel() * 4
     width = base.dtype.itemsize
     assert weight_bytes(meta_model(spec), spec, width) == pytest.approx(held, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "gpu", "uneven", "process"),
+    [
+        (torch.bfloat16, False, True, CPU_PROCESS + CPU_KERNELS),
+        (torch.bfloat16, False, False, CPU_PROCESS),
+        (torch.float32, False, True, CPU_PROCESS),
+        (torch.bfloat16, True, True, GPU_CONTEXT),
+    ],
+)
+def test_kernels_are_compiled_in_bf16_for_rows_of_unequal_length(
+    dtype: torch.dtype, gpu: bool, uneven: bool, process: int
+) -> None:
+    spec = BaseSpec("", "t", quantization="none")
+    assert Surveyor(spec, torch.nn.Identity(), dtype, gpu, uneven).process == process
 
 
 def test_the_whole_is_the_sum_of_its_parts() -> None:

@@ -26,12 +26,13 @@ def main() -> None:
     parser.add_argument("--dtype", default="fp32", choices=["fp32", "bf16"])
     given = parser.parse_args()
     ours = worker_variables()
-    small, huge = ours[TUNABLES].rpartition(":")[::2]
+    small = ours[TUNABLES]
+    huge = "glibc.malloc.hugetlb=1"
     variants = {
         "as workers have it": ours,
-        "without huge pages": {**ours, TUNABLES: small},
-        "with small blocks set aside": {**ours, TUNABLES: huge},
-        "with neither": {**ours, TUNABLES: ""},
+        "with small blocks set aside": {**ours, TUNABLES: ""},
+        "as workers have it, and huge pages": {**ours, TUNABLES: f"{small}:{huge}"},
+        "with small blocks set aside, and huge pages": {**ours, TUNABLES: huge},
     }
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in variants}
     case = CASES["nf4, dequantized, checkpointing"]

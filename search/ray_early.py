@@ -28,15 +28,15 @@ _ALLOCATOR = {
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": str(4 * 2**20),
     "MALLOC_TRIM_THRESHOLD_": str(64 * 2**20),
-    "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0:glibc.malloc.hugetlb=1",
+    "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0",
 }
 """For glibc in the workers: mallopt(3), and "Memory Allocation Tunables" in its manual.
 
 Large blocks go back at once: left to itself glibc keeps what logits and activations of unequal
 steps leave behind, hundreds of megabytes in a long trial. Small blocks are not set aside when they
 are freed: the scraps that aligning a tensor leaves beside it would keep the free memory on both
-sides of them apart, and the next tensor of its size would fit nowhere. Pages are huge where the
-kernel has them, for fewer faults. Measured in docs/performance.md.
+sides of them apart, and the next tensor of its size would fit nowhere. Measured in
+docs/performance.md.
 """
 SLOTS = "tune_lora_trials"
 """Ray resource of which there is one, shared by the trials that train at a time."""

@@ -73,8 +73,13 @@ class TinySearch:
         return path
 
 
-def ray_search(wanted: TinySearch, worker: type[TrialWorker] = TrialWorker) -> RunFolder:
-    """The finished search, by two workers."""
+def ray_search(
+    wanted: TinySearch,
+    worker: type[TrialWorker] = TrialWorker,
+    allocation: Allocation = TWO,
+    gpus: int | None = None,
+) -> RunFolder:
+    """The finished search, by two workers; ``gpus`` are there in name only."""
     space = load_space(wanted.write())
     run = new_run(space, wanted.root / "run")
     ready = preflight(space)
@@ -82,9 +87,9 @@ def ray_search(wanted: TinySearch, worker: type[TrialWorker] = TrialWorker) -> R
     ledger = Ledger(space, run, Study(space, run.study, run.name))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ray_tune, "TrialWorker", worker)
-        ray_early.start_ray(2)
+        ray_early.start_ray(2, gpus)
         try:
-            ray_tune.fit(ledger, ready.spec.to_dict(), TWO, lambda: False)
+            ray_tune.fit(ledger, ready.spec.to_dict(), allocation, lambda: False)
         finally:
             ray_early.stop_ray()
     render.write(run, build(run))

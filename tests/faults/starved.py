@@ -8,6 +8,7 @@ to OUT/LIMIT.json.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import resource
 import sys
@@ -40,6 +41,8 @@ CONFIG = TrialConfig(
 
 def limit(mib: int) -> None:
     """Let the process grow by so much from here; 0 for as much as it likes."""
+    # What the trial before has freed would otherwise be there on top of it.
+    ctypes.CDLL(None).malloc_trim(0)
     grown = psutil.Process().memory_info().vms + mib * 2**20
     most = grown if mib else resource.RLIM_INFINITY
     resource.setrlimit(resource.RLIMIT_AS, (most, resource.RLIM_INFINITY))

@@ -104,9 +104,12 @@ def searched(
     ledger = Ledger(space, run, Study(space, run.study, run.name))
     allocation = Allocation(workers=2, threads=1, gpus=1.0, pack=PACK)
     family: dict[int, psutil.Process] = {}
+    # What other tests in this process have begun (wandb's own service) is none of its.
+    others = {p.pid for p in psutil.Process().children(recursive=True)}
 
     def look() -> bool:
-        family.update({p.pid: p for p in psutil.Process().children(recursive=True)})
+        found = psutil.Process().children(recursive=True)
+        family.update({p.pid: p for p in found if p.pid not in others})
         return False
 
     with pytest.MonkeyPatch.context() as patch:

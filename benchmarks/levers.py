@@ -1,6 +1,6 @@
 """What each lever is worth: a training step of one worker with it and without, everything else on.
 
-    python benchmarks/levers.py --data PAIRS.jsonl [--rounds 5] [--out FILE.json]
+    python benchmarks/levers.py --data PAIRS.jsonl [--rounds 5] [--dtype fp32] [--out FILE.json]
 
 SmolLM2-135M in NF4 and LoRA (r 16, all-linear) on one thread: forward and backward of batches of
 four pairs, the same ones for every variant, variants taken in turn within a round. CPU seconds,
@@ -16,7 +16,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ import torch
 from configurations import MODEL
 from torch.nn.functional import cross_entropy
 from tune_lora.spaces import ModelBlock, Space, load_space
+from tune_lora.trainer import adapter, attention, products
 from tune_lora.trainer import loss as losses
 from tune_lora.trainer.adapter import attached
 from tune_lora.trainer.base import BaseModel, BaseSpec, load_base, load_tokenizer
@@ -33,8 +34,12 @@ from tune_lora.trainer.data import tokenize
 from tune_lora.trainer.encode import IGNORE
 
 STEPS, BATCH = 8, 4
-SHARED, PADDED = "_shares", "_tells_apart"
-"""Of ``loss``: whether rows may share beginnings, and whether they may do without padding."""
+SHARED, PADDED = (losses, "_shares"), (losses, "_tells_apart")
+"""Whether rows may share beginnings, and whether they may do without padding."""
+FUSED = (adapter, "fuse")
+LIBRARY, KERNEL = (products, "prefers_onednn"), (attention, "_suits")
+"""Whether oneDNN does products in fp32, and whether short rows' attention is done by products."""
+Lever = tuple[Any, str]
 Batch = dict[str, torch.Tensor]
 Step = Callable[[Any, Batch], torch.Tensor]
 
@@ -79,14 +84,15 @@ def everywhere(model: Any, batch: Batch) -> torch.Tensor:
 
 
 @contextmanager
-def without(name: str) -> Iterator[None]:
-    """One of the questions that the layout of a batch depends on, answered with no."""
-    real = getattr(losses, name)
-    setattr(losses, name, lambda *_: False)
+def without(lever: Lever) -> Iterator[None]:
+    """A question that a lever depends on, answered with no; or what pulls it, doing nothing."""
+    module, name = lever
+    real = getattr(module, name)
+    setattr(module, name, lambda *_: False)
     try:
         yield
     finally:
-        setattr(losses, name, real)
+        setattr(module, name, real)
 
 
 def seconds(base: BaseModel, trial: TrialConfig, step: Step, batches: list[Batch]) -> float:
@@ -111,10 +117,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--data", type=Path, required=True, help="jsonl of pairs")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--dtype", default="auto", choices=["auto", "fp32", "bf16"])
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    spec = BaseSpec.of(ModelBlock(name=MODEL, quantization="nf4"))
+    spec = BaseSpec.of(ModelBlock(name=MODEL, quantization="nf4", dtype=given.dtype))
     kinds = ("dequantized", "bitsandbytes")
     bases = {kind: load_base(replace(spec, quantization_compute=kind)) for kind in kinds}
     with tempfile.TemporaryDirectory() as folder:
@@ -131,10 +138,13 @@ def main() -> None:
     train = {"per_device_train_batch_size": BATCH, "max_steps": STEPS}
     trial = TrialConfig(0, "CAUSAL_LM", lora, train, (STEPS,))
 
-    def measured(kind: str, step: Step, batches: list[Batch], lacks: str = "") -> float:
-        with without(lacks) if lacks else nullcontext():
+    def measured(kind: str, step: Step, batches: list[Batch], *lacks: Lever) -> float:
+        with ExitStack() as stack:
+            for lever in lacks:
+                stack.enter_context(without(lever))
             return seconds(bases[kind], trial, step, batches)
 
+    none = (PADDED, FUSED, LIBRARY, KERNEL)
     variants: dict[str, Callable[[], float]] = {
         "all of them": lambda: measured("dequantized", ours, mixed),
         "shared beginnings in each row": lambda: measured("dequantized", ours, mixed, SHARED),
@@ -142,9 +152,12 @@ def main() -> None:
         "the same, rows of like length": lambda: measured("dequantized", ours, grouped, PADDED),
         "logits of every position": lambda: measured("dequantized", everywhere, mixed),
         "NF4 dequantized at each use": lambda: measured("bitsandbytes", ours, mixed),
-        "none of them": lambda: measured("bitsandbytes", everywhere, mixed, PADDED),
+        "adapters left to peft": lambda: measured("dequantized", ours, mixed, FUSED),
+        "products left to MKL": lambda: measured("dequantized", ours, mixed, LIBRARY),
+        "attention left to PyTorch": lambda: measured("dequantized", ours, mixed, KERNEL),
+        "none of them": lambda: measured("bitsandbytes", everywhere, mixed, *none),
         "none, padded to max_length 256": lambda: measured(
-            "bitsandbytes", everywhere, fixed, PADDED
+            "bitsandbytes", everywhere, fixed, *none
         ),
     }
     found: dict[str, list[float]] = {name: [] for name in variants}

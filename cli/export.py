@@ -104,7 +104,7 @@ def _show(exported: Exported, to: Path, gguf: str | None) -> None:
     typer.echo(f"  in the search    eval_loss {scores.eval_loss:.4f}")
     for name, loss in rescored(scores).items():
         place = f"  ({to / places[name]})" if name in places else ""
-        difference = f"difference {loss - scores.eval_loss:+.5f}"
+        difference = f"difference {loss - scores.eval_loss:+z.5f}"
         typer.echo(f"  {name:<15}  eval_loss {loss:.4f}  {difference}{place}")
     for words in large_differences(scores, exported.quantization):
         typer.echo(words)

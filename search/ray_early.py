@@ -27,13 +27,14 @@ from .watchdog import lives
 _ALLOCATOR = {
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": str(4 * 2**20),
-    "MALLOC_TRIM_THRESHOLD_": str(64 * 2**20),
+    "MALLOC_TRIM_THRESHOLD_": str(2**40),
     "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0",
 }
 """For glibc in the workers: mallopt(3), and "Memory Allocation Tunables" in its manual.
 
 Large blocks go back at once: left to itself glibc keeps what logits and activations of unequal
-steps leave behind, hundreds of megabytes in a long trial. Small blocks are not set aside when they
+steps leave behind, hundreds of megabytes in a long trial. The heap is not cut after each step: the
+next one would pay for its pages again. Small blocks are not set aside when they
 are freed: the scraps that aligning a tensor leaves beside it would keep the free memory on both
 sides of them apart, and the next tensor of its size would fit nowhere. Measured in
 docs/performance.md.

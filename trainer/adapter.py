@@ -16,6 +16,7 @@ from .checkpoint import Checkpoint
 from .config import TrialConfig
 from .errors import TrialError
 from .folder import TrialFolder, read_json, recover_folder, replace_folder, write_json
+from .fused import fuse
 from .targets import resolve_targets
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def attached(base: BaseModel, config: TrialConfig) -> Iterator[PeftModel]:
         # peft may have replaced some of the modules before it met one that it cannot replace.
         base.spoiled = True
         raise
+    fuse(model)
     try:
         yield model
     finally:

@@ -25,9 +25,10 @@ from transformers import (
 
 from ..spaces import ModelBlock, SpaceError
 from ..spaces.formats import CLASSIFIERS
-from . import nf4
+from . import attention, nf4
 from .errors import TrialError
 from .precision import compute_dtype
+from .products import freeze_linears
 from .sources import resolve_model
 from .unpacking import choose_unpacking, free_here
 
@@ -266,6 +267,7 @@ def load_base(
     gpus = 0 if device.type == "cpu" else torch.cuda.device_count() if spread else 1
     dtype = compute_dtype(spec.dtype, device)
     kind = spec.quantization if quantization is None else quantization
+    attention.register()
     if kind == "nf4":
         nf4.plain_linears()
         unpack = _unpacks(spec, dtype, device, gpus)
@@ -292,6 +294,8 @@ def load_base(
         nf4.never_repack(model)
     model.requires_grad_(False)
     model.eval()
+    if device.type == "cpu":
+        freeze_linears(model, dtype)
     tokenizer = load_tokenizer(spec)
     if model.config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id

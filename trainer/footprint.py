@@ -13,9 +13,12 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from ..spaces.formats import CLASSIFIERS
+from . import attention
 from .base import BaseSpec, heads_of
 from .errors import AdapterRefusedError, TrialError
+from .fused import fuse
 from .nf4 import HEADS, DequantizedLinear, unpacked_bytes
+from .products import freeze_linears, prefers_onednn
 from .targets import matches, resolve_targets
 from .trace import Batch, Peak, at_full_depth, cut, peak_of, peak_of_answers, stacks
 
@@ -25,8 +28,8 @@ measured. Ray is some 40 MiB of it."""
 CPU_KERNELS = 384 * 2**20
 """Bytes of 1,024 kernels that oneDNN keeps, compiled for shapes that it has seen.
 
-It does the products in bf16 on a CPU. Fitted to two searches of SmolLM2-135M, with rows of unequal
-length.
+It does the products in bf16 on a CPU, and on some those in fp32. Fitted to two searches of
+SmolLM2-135M in bf16, with rows of unequal length.
 """
 RETAINED = 0.15
 """Of what a pass works with, what glibc's allocator holds besides, in holes between live pieces.
@@ -157,7 +160,7 @@ class Surveyor:
         """Bytes of libraries and compiled kernels, or of a CUDA context."""
         if self.gpu:
             return GPU_CONTEXT
-        compiled = self.uneven and self.dtype is torch.bfloat16
+        compiled = self.uneven and (self.dtype is torch.bfloat16 or prefers_onednn())
         return CPU_PROCESS + (CPU_KERNELS if compiled else 0)
 
     @property
@@ -233,8 +236,10 @@ class Surveyor:
 
     def _peak(self, of: Callable[..., Peak], model: Any, batch: Batch, **options: Any) -> Peak:
         """Some models look at numbers on their way (a router that picks experts, say)."""
+        attention.register()
         try:
-            return of(model, self.spec.task, self.dtype, batch, **options)
+            with attention.meant_for_gpu(self.gpu):
+                return of(model, self.spec.task, self.dtype, batch, **options)
         except Exception as error:
             said = f"{type(error).__name__}: {error}"
             raise TrialError(f"its passes cannot be traced without numbers: {said}") from error
@@ -269,6 +274,8 @@ class Surveyor:
         else:
             _as_dequantized(model, self.dtype)
         model.requires_grad_(False)
+        if not self.gpu:
+            freeze_linears(model, self.dtype)
         wanted = dict(lora)
         wanted["target_modules"] = resolve_targets(lora["target_modules"], self.modules)
         if self.spec.task in CLASSIFIERS:
@@ -280,11 +287,13 @@ class Surveyor:
             # Of other initialisations the shapes are the same, and some take the weights' numbers.
             config.init_lora_weights = True
             with torch.device("meta"):
-                return get_peft_model(model, config, low_cpu_mem_usage=True)
+                adapted = get_peft_model(model, config, low_cpu_mem_usage=True)
         except (TypeError, ValueError, ImportError, RuntimeError) as error:
             if isinstance(error, AdapterRefusedError):
                 raise
             raise AdapterRefusedError(f"peft refuses this LoraConfig: {error}") from error
+        fuse(adapted)
+        return adapted
 
     def _check_init(self, init: Any) -> None:
         """PiSSA takes a weight apart, and peft does so only with one that is not packed."""

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
-from torch.nn import functional
 from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from .errors import TrialError
+from .products import frozen_linear
 
 if TYPE_CHECKING:
     from bitsandbytes.nn import Linear4bit
@@ -115,7 +115,7 @@ class DequantizedLinear(nn.Linear):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """``[..., in]`` to ``[..., out]``, in the dtype of ``input``."""
-        made = functional.linear(input.to(self.compute_dtype), self.weight, self.bias)
+        made = frozen_linear(input.to(self.compute_dtype), self.weight, self.bias)
         return made.to(input.dtype)
 
 

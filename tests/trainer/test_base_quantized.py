@@ -42,7 +42,8 @@ def test_every_linear_module_but_the_head_is_nf4(tiny: Tiny, double: bool) -> No
         state = module.weight.quant_state
         assert (state.quant_type, state.nested) == ("nf4", double)
         assert (state.state2 is not None) is double
-    assert type(base.model.lm_head) is nn.Linear
+    assert isinstance(base.model.lm_head, nn.Linear)
+    assert base.model.lm_head.weight.dtype is torch.float32
 
 
 def test_the_rest_is_in_fp32_and_all_is_frozen(tiny: Tiny) -> None:
@@ -90,7 +91,9 @@ def test_the_weights_are_near_those_saved(tmp_path: Path, architecture: str) -> 
 
 def test_the_quantization_can_be_overruled(tiny: Tiny) -> None:
     base = load_base(_spec(tiny()), quantization="none")
-    assert {type(module) for module in _linear(base.model).values()} == {nn.Linear}
+    linear = _linear(base.model).values()
+    assert not any(isinstance(module, bnb.nn.Linear4bit) for module in linear)
+    assert {module.weight.dtype for module in linear} == {torch.float32}
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])

@@ -13,6 +13,7 @@ from tiny_models import ARCHITECTURES, TASKS, tiny_model
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
 from tune_lora.spaces.formats import CLASSIFIERS
+from tune_lora.trainer import footprint
 from tune_lora.trainer.base import AUTO_CLASSES, BaseSpec, heads_of, load_base, meta_model
 from tune_lora.trainer.errors import AdapterRefusedError, TrialError
 from tune_lora.trainer.footprint import (
@@ -213,17 +214,24 @@ def test_weights_are_those_of_a_loaded_model(tmp_path: Path, double: bool, compu
 
 
 @pytest.mark.parametrize(
-    ("dtype", "gpu", "uneven", "process"),
+    ("dtype", "onednn", "gpu", "uneven", "process"),
     [
-        (torch.bfloat16, False, True, CPU_PROCESS + CPU_KERNELS),
-        (torch.bfloat16, False, False, CPU_PROCESS),
-        (torch.float32, False, True, CPU_PROCESS),
-        (torch.bfloat16, True, True, GPU_CONTEXT),
+        (torch.bfloat16, False, False, True, CPU_PROCESS + CPU_KERNELS),
+        (torch.bfloat16, True, False, False, CPU_PROCESS),
+        (torch.float32, False, False, True, CPU_PROCESS),
+        (torch.float32, True, False, True, CPU_PROCESS + CPU_KERNELS),
+        (torch.bfloat16, True, True, True, GPU_CONTEXT),
     ],
 )
-def test_kernels_are_compiled_in_bf16_for_rows_of_unequal_length(
-    dtype: torch.dtype, gpu: bool, uneven: bool, process: int
+def test_kernels_are_compiled_by_onednn_for_rows_of_unequal_length(
+    monkeypatch: pytest.MonkeyPatch,
+    dtype: torch.dtype,
+    onednn: bool,
+    gpu: bool,
+    uneven: bool,
+    process: int,
 ) -> None:
+    monkeypatch.setattr(footprint, "prefers_onednn", lambda: onednn)
     spec = BaseSpec("", "t", quantization="none")
     assert Surveyor(spec, torch.nn.Identity(), dtype, gpu, uneven).process == process
 

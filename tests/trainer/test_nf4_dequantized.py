@@ -18,6 +18,7 @@ from tiny_trials import Outcome, make_config, row_by_row
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, BitsAndBytesConfig
 from tune_lora.spaces import DataBlock
+from tune_lora.trainer import products
 from tune_lora.trainer.base import BaseModel, BaseSpec, load_base
 from tune_lora.trainer.data import TokenizedData, tokenize
 from tune_lora.trainer.folder import read_json
@@ -35,6 +36,12 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 @pytest.fixture(autouse=True)
 def _bf16(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+
+
+@pytest.fixture(autouse=True)
+def _one_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where another library is faster than bitsandbytes' own, it sums in another order."""
+    monkeypatch.setattr(products, "prefers_onednn", lambda: False)
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +104,17 @@ def test_logits_are_bitsandbytes_own_bit_for_bit(
     assert torch.equal(_logits(base.model, dtype), expected)
     full = load_base(replace(base.spec, quantization_compute="auto"), quantization="none")
     assert not torch.equal(_logits(full.model, dtype), expected)
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="no oneDNN")
+@pytest.mark.parametrize("architecture", WIDE)
+def test_by_the_other_library_they_differ_by_rounding(
+    wide: Callable[[str], Path], architecture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = _logits(_plain(wide(architecture), "fp32"), "fp32")
+    monkeypatch.setattr(products, "prefers_onednn", lambda: True)
+    found = _logits(_load(wide(architecture), "dequantized").model, "fp32")
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("double", [True, False])

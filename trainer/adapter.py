@@ -17,6 +17,7 @@ from .config import TrialConfig
 from .errors import TrialError
 from .folder import TrialFolder, read_json, recover_folder, replace_folder, write_json
 from .fused import fuse
+from .products import FrozenLinear
 from .targets import resolve_targets
 
 if TYPE_CHECKING:
@@ -64,6 +65,10 @@ def attached(base: BaseModel, config: TrialConfig) -> Iterator[PeftModel]:
         # peft may have replaced some of the modules before it met one that it cannot replace.
         base.spoiled = True
         raise
+    if rewrites_base(config.lora.get("init_lora_weights", True)):
+        for module in model.modules():
+            if isinstance(module, FrozenLinear):
+                module.renew()
     fuse(model)
     try:
         yield model

@@ -1,8 +1,8 @@
 """Attention over short rows on a CPU in bf16, as the products that it is made of.
 
 PyTorch's fused kernel saves the memory of a row's length squared, and takes three times as long as
-the products do: its backward pass above all. Up to ``LONGEST`` tokens that memory is small beside
-the other activations. The models call it by the name of "sdpa", which is registered anew
+the products do: its backward pass above all. Up to ``LONGEST`` tokens that memory is less than
+the other activations'. The models call it by the name of "sdpa", which is registered anew
 (https://huggingface.co/docs/transformers/attention_interface).
 """
 
@@ -89,12 +89,12 @@ def attend(
 
 
 def _suits(query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None) -> bool:
-    if query.device.type != "cpu" or _meant_for_gpu.get() or torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or query.device.type != "cpu" or _meant_for_gpu.get():
         return False
-    tokens = query.shape[2]
-    if not 1 < tokens <= LONGEST or key.shape[2] != tokens:
+    rows, _, tokens, _ = query.shape
+    if not 1 < tokens <= LONGEST or (key.shape[0], key.shape[2]) != (rows, tokens):
         return False
-    if mask is not None and (mask.dtype is not torch.bool or mask.shape[1] != 1):
+    if mask is not None and (mask.dtype is not torch.bool or mask.shape[1:-2] != (1,)):
         return False
     return _dtype(query) is torch.bfloat16
 

@@ -22,7 +22,7 @@ from .products import freeze_linears, prefers_onednn
 from .targets import matches, resolve_targets
 from .trace import Batch, Peak, at_full_depth, cut, peak_of, peak_of_answers, stacks
 
-CPU_PROCESS = 660 * 2**20
+CPU_PROCESS = 640 * 2**20
 """Bytes of a search's worker that has trained next to nothing, on a CPU: Python, libraries and Ray;
 measured. Ray is some 40 MiB of it."""
 CPU_KERNELS = 384 * 2**20
@@ -165,8 +165,13 @@ class Surveyor:
 
     @property
     def weights(self) -> int:
-        """Bytes of the frozen base's weights."""
-        return weight_bytes(self.modules, self.spec, self.dtype.itemsize)
+        """Bytes of the frozen base's weights, those that are kept in two dtypes in both."""
+        held = weight_bytes(self.modules, self.spec, self.dtype.itemsize)
+        if self.gpu or self.spec.quantization == "none" or self.dtype is torch.float32:
+            return held
+        linear = (m for path, m in self.modules.named_modules() if not _is_quantized(path, m))
+        heads = [module.weight.numel() for module in linear if type(module) is nn.Linear]
+        return held + sum(heads) * self.dtype.itemsize
 
     def footprint(
         self,

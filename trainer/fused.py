@@ -9,6 +9,7 @@ GPUs, https://unsloth.ai/blog/mistral-benchmark). What is computed is LoRA's ``W
 
 from __future__ import annotations
 
+import functools
 from types import MethodType
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import nn
 from torch.autograd import Function
 
 from .nf4 import DequantizedLinear
-from .products import product
+from .products import FrozenLinear, product
 
 
 def fuse(model: nn.Module) -> None:
@@ -57,20 +58,30 @@ def _forward(layer: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Te
     fused: torch.Tensor = _Fused.apply(  # type: ignore[no-untyped-call]
         rows, dropped, base.weight, state, bias, down, up, layer.scaling[name], dtype, wanted
     )
-    return fused.view(*x.shape[:-1], -1)
+    return fused.view(*x.shape[:-1], fused.shape[-1])
+
+
+@functools.cache
+def _forwards() -> tuple[Any, ...]:
+    """The forward passes that ``_Fused`` stands in for; a subclass may have another."""
+    from bitsandbytes.nn import Linear4bit
+
+    known = (nn.Linear, FrozenLinear, DequantizedLinear, Linear4bit)
+    return tuple(kind.forward for kind in known)
 
 
 def _plain(layer: Any) -> bool:
     base, names = layer.base_layer, layer.active_adapters
+    if torch.compiler.is_compiling() or type(base).forward not in _forwards():
+        return False
     if len(names) != 1 or names[0] not in layer.lora_A or names[0] in layer.lora_variant:
         return False
     if layer.merged or layer.disable_adapters or layer.lora_bias[names[0]]:
         return False
-    if not isinstance(base, nn.Linear) or "forward" in vars(base) or torch.compiler.is_compiling():
-        return False
-    hooked = base._forward_hooks or base._forward_pre_hooks
+    # accelerate puts hooks of its own into a spread model, in place of the forward.
+    hooked = base._forward_hooks or base._forward_pre_hooks or base._backward_hooks
     trained = base.weight.requires_grad or (base.bias is not None and base.bias.requires_grad)
-    return not (hooked or trained)
+    return not (hooked or trained or "forward" in vars(base))
 
 
 def _computes_in(base: Any, dtype: torch.dtype) -> bool:
@@ -127,20 +138,26 @@ class _Fused(Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
-        seen, weight, inner, a, b = ctx.saved_tensors
-        of_x, of_down, of_up = ctx.dtypes
-        given = gradients[0].to(seen.dtype)
-        # Of A x, as yet unscaled.
-        narrow = product(given, b.t())
-        up_gradient = (given.t() @ inner).to(of_up).mul_(ctx.scaling)
-        down_gradient = (narrow.t() @ seen).to(of_down).mul_(ctx.scaling)
-        x_gradient = dropped_gradient = None
-        if ctx.needs_input_grad[0]:
-            x_gradient = product(given, _unpacked(weight, ctx.state, seen.dtype).t())
-            if not ctx.dropping:
-                x_gradient.addmm_(narrow, a, alpha=ctx.scaling)
-            x_gradient = x_gradient.to(of_x)
-        if ctx.dropping and ctx.needs_input_grad[1]:
-            dropped_gradient = (narrow @ a).mul_(ctx.scaling).to(of_x)
-        nothing = (None,) * 3
-        return x_gradient, dropped_gradient, *nothing, down_gradient, up_gradient, *nothing
+        with torch.autocast(gradients[0].device.type, enabled=False):
+            return _gradients(ctx, gradients[0])
+
+
+def _gradients(ctx: Any, given: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    """Of each argument of ``_Fused.forward``, from that of its output, ``[rows, out]``."""
+    seen, weight, inner, a, b = ctx.saved_tensors
+    of_x, of_down, of_up = ctx.dtypes
+    given = given.to(seen.dtype)
+    # Of A x, as yet unscaled.
+    narrow = product(given, b.t())
+    up_gradient = (given.t() @ inner).to(of_up).mul_(ctx.scaling)
+    down_gradient = (narrow.t() @ seen).to(of_down).mul_(ctx.scaling)
+    x_gradient = dropped_gradient = None
+    if ctx.needs_input_grad[0]:
+        x_gradient = product(given, _unpacked(weight, ctx.state, seen.dtype).t())
+        if not ctx.dropping:
+            x_gradient.addmm_(narrow, a, alpha=ctx.scaling)
+        x_gradient = x_gradient.to(of_x)
+    if ctx.dropping and ctx.needs_input_grad[1]:
+        dropped_gradient = (narrow @ a).mul_(ctx.scaling).to(of_x)
+    nothing = (None,) * 3
+    return x_gradient, dropped_gradient, *nothing, down_gradient, up_gradient, *nothing

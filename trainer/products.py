@@ -32,8 +32,9 @@ def prefers_onednn() -> bool:
 
 def by_onednn(values: torch.Tensor) -> bool:
     """Whether ``product`` gives these to oneDNN, of which autograd knows nothing."""
-    fp32_on_cpu = values.dtype is torch.float32 and values.device.type == "cpu"
-    return fp32_on_cpu and prefers_onednn() and not torch.compiler.is_compiling()
+    if torch.compiler.is_compiling():
+        return False
+    return values.dtype is torch.float32 and values.device.type == "cpu" and prefers_onednn()
 
 
 def product(
@@ -60,14 +61,15 @@ def product(
 def frozen_linear(
     values: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
 ) -> torch.Tensor:
-    """``torch.nn.functional.linear`` with a gradient for ``values`` alone.
+    """``torch.nn.functional.linear``, by ``product`` where weights are frozen.
 
     Args:
         values: ``[..., in]``.
-        weight: ``[out, in]``, of the same dtype, and frozen.
+        weight: ``[out, in]``, of the same dtype.
         bias: ``[out]``, likewise.
     """
-    if not by_onednn(values):
+    trained = weight.requires_grad or (bias is not None and bias.requires_grad)
+    if trained or not by_onednn(values):
         return functional.linear(values, weight, bias)
     rows = values.reshape(-1, values.shape[-1])
     made: torch.Tensor = _Frozen.apply(rows, weight, bias)  # type: ignore[no-untyped-call]
@@ -105,29 +107,26 @@ class FrozenLinear(nn.Linear):
         self.weight, self.bias = layer.weight, layer.bias
         # A buffer: copies of the model share it as they share its weights.
         self.register_buffer("_converted", None, persistent=False)
-        self._of: tuple[int, int] | None = None
-        self._weight_in(dtype)
+        self._dtype = dtype
+        self.renew()
+
+    def renew(self) -> None:
+        """Convert the weight anew, where there are other numbers in it."""
+        other = self.weight.dtype is not self._dtype
+        self._converted = self.weight.detach().to(self._dtype) if other else None
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """``[..., in]`` to ``[..., out]``; as any other layer's, where it is trained."""
         if self.weight.requires_grad or (self.bias is not None and self.bias.requires_grad):
+            self._converted = None
             return super().forward(input)
         device, dtype = input.device.type, input.dtype
         if torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
+        kept = self._converted
+        weight = self.weight.to(dtype) if kept is None or kept.dtype is not dtype else kept
         bias = None if self.bias is None else self.bias.to(dtype)
-        return frozen_linear(input.to(dtype), self._weight_in(dtype), bias)
-
-    def _weight_in(self, dtype: torch.dtype) -> torch.Tensor:
-        weight, kept = self.weight, self._converted
-        if weight.dtype is dtype:
-            return weight
-        # Initialisations like PiSSA's put other numbers in it.
-        state = (weight.untyped_storage()._cdata, weight._version)
-        if kept is None or kept.dtype is not dtype or self._of != state:
-            kept = weight.detach().to(dtype)
-            self._converted, self._of = kept, state
-        return kept
+        return frozen_linear(input.to(dtype), weight, bias)
 
 
 def freeze_linears(model: nn.Module, dtype: torch.dtype) -> None:

@@ -236,6 +236,16 @@ def test_kernels_are_compiled_by_onednn_for_rows_of_unequal_length(
     assert Surveyor(spec, torch.nn.Identity(), dtype, gpu, uneven).process == process
 
 
+def test_a_head_beside_packed_weights_is_kept_in_two_dtypes_on_a_cpu() -> None:
+    with torch.device("meta"):
+        model = tiny_model("llama")
+    spec = BaseSpec("", "t", quantization="nf4", quantization_compute="bitsandbytes")
+    here, there = (Surveyor(spec, model, torch.bfloat16, gpu) for gpu in (False, True))
+    assert here.weights - there.weights == 2 * model.lm_head.weight.numel()
+    fp32 = Surveyor(spec, model, torch.float32, gpu=False)
+    assert fp32.weights == there.weights
+
+
 def test_the_whole_is_the_sum_of_its_parts() -> None:
     found = survey("llama", {"r": 4, "target_modules": "qv"})
     worked = found.activations + found.logits

@@ -155,12 +155,22 @@ def hooked(model: Any) -> None:
         layer.register_forward_hook(lambda _, __, output: output + 1)
 
 
+class _Doubled(nn.Linear):
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return 2 * super().forward(input)
+
+
+def another(model: Any) -> None:
+    for name in ("first", "second"):
+        model.base_model.model.get_submodule(name).base_layer.__class__ = _Doubled
+
+
 def trained(model: Any) -> None:
     for name in ("first", "second"):
         model.base_model.model.get_submodule(name).base_layer.weight.requires_grad_(True)
 
 
-@pytest.mark.parametrize("change", [merged, disabled, two, hooked, trained])
+@pytest.mark.parametrize("change", [merged, disabled, two, hooked, another, trained])
 def test_what_is_no_plain_lora_stays_with_peft(
     calls: list[Any], change: Callable[[Any], None]
 ) -> None:
@@ -170,6 +180,25 @@ def test_what_is_no_plain_lora_stays_with_peft(
     fuse(model)
     assert torch.equal(model(values), expected)
     assert not calls
+
+
+def test_there_may_be_no_rows(calls: list[Any]) -> None:
+    model = adapted()
+    fuse(model)
+    assert model(torch.zeros(0, WIDTH)).shape == (0, WIDTH)
+    assert len(calls) == 2
+
+
+def test_its_backward_pass_may_be_under_autocast(calls: list[Any]) -> None:
+    model, values = adapted(), numbers(2, WIDTH)
+    expected = passed(model, values, None)
+    fuse(model)
+    made = model(values)
+    with torch.autocast("cpu", torch.bfloat16):
+        made.float().pow(2).mean().backward()
+    found = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+    assert_near(found, {name: expected[name] for name in found}, 1e-5)
+    assert calls
 
 
 @pytest.mark.parametrize("lora", [{"use_dora": True}, {"lora_bias": True}, {"bias": "all"}])
@@ -189,6 +218,7 @@ def base(request: pytest.FixtureRequest, tmp_path: Path) -> BaseModel:
     return load_base(BaseSpec(str(tmp_path), "wide", dtype="fp32", **fields))
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="its ids are on the CPU")
 def test_a_trials_layers_run_fused(calls: list[Any], base: BaseModel) -> None:
     with attached(base, make_config({"target_modules": "all-linear"})) as model:
         layers = len(model.targeted_module_names)
@@ -199,6 +229,7 @@ def test_a_trials_layers_run_fused(calls: list[Any], base: BaseModel) -> None:
     assert not calls
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="its ids are on the CPU")
 @pytest.mark.parametrize("checkpointing", [True, False])
 def test_a_model_of_them_is_pefts_model(base: BaseModel, checkpointing: bool) -> None:
     ids = torch.randint(300, (2, 9), generator=torch.Generator().manual_seed(1))

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tiny_trials import make_config
 from torch import nn
 from torch.nn import functional
 from tune_lora.trainer import products
+from tune_lora.trainer.adapter import attached
 from tune_lora.trainer.base import BaseSpec, load_base
 from tune_lora.trainer.pack import shadow
 from tune_lora.trainer.products import (
@@ -21,6 +24,7 @@ from tune_lora.trainer.products import (
     prefers_onednn,
     product,
 )
+from wide_models import save_wide
 
 needs_onednn = pytest.mark.skipif(
     not torch.backends.mkldnn.is_available(), reason="PyTorch was built without oneDNN"
@@ -73,6 +77,21 @@ def test_an_output_may_be_changed_in_place() -> None:
     assert values.grad is not None
 
 
+@needs_onednn
+@pytest.mark.usefixtures("onednn")
+@pytest.mark.parametrize("trained", ["weight", "bias"])
+def test_what_is_trained_gets_its_gradient(trained: str) -> None:
+    weights = {"weight": numbers(24, 40, seed=1), "bias": numbers(24, seed=2)}
+    weights[trained].requires_grad_()
+    frozen_linear(numbers(3, 40), **weights).sum().backward()
+    gradient = weights[trained].grad
+    assert gradient is not None
+    expected = (
+        numbers(3, 40).sum(0).expand(24, 40) if trained == "weight" else torch.full((24,), 3.0)
+    )
+    torch.testing.assert_close(gradient, expected)
+
+
 @pytest.mark.parametrize(
     ("maker", "capability", "expected"),
     [
@@ -106,7 +125,7 @@ def test_under_autocast_it_is_the_plain_layer_bit_for_bit(biased: bool) -> None:
     assert frozen.weight is plain.weight
 
 
-def test_its_weight_is_converted_once_and_again_when_it_changes(
+def test_its_weight_is_converted_once_and_again_when_it_is_told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     plain = nn.Linear(4, 4, bias=False).requires_grad_(False)
@@ -122,10 +141,9 @@ def test_its_weight_is_converted_once_and_again_when_it_changes(
         frozen(numbers(1, 4))
         frozen(numbers(1, 4))
         assert used[0] == used[1] != frozen.weight.data_ptr()
-        frozen.weight.zero_()
+        frozen.weight.data -= frozen.weight.data
+        frozen.renew()
         assert not frozen(numbers(1, 4)).any()
-        frozen.weight.data = torch.ones(4, 4)
-        assert frozen(torch.ones(1, 4)).tolist() == [[4.0] * 4]
 
 
 def test_a_copy_that_is_trained_is_an_ordinary_layer() -> None:
@@ -153,7 +171,26 @@ def test_copies_that_share_the_weight_share_what_it_was_converted_to() -> None:
     assert set(model.state_dict()) == {"0.weight", "0.bias"}
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="is done on a CPU")
+def test_a_head_that_is_rewritten_is_converted_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    save_wide(tmp_path, "llama")
+    spec = BaseSpec(str(tmp_path), "wide", quantization="nf4", dtype="bf16")
+    base = load_base(replace(spec, quantization_compute="bitsandbytes"))
+    before = base.model.lm_head.weight.clone()
+    lora = {"target_modules": ["lm_head"], "init_lora_weights": "olora"}
+    values = numbers(3, before.shape[1])
+    with attached(base, make_config(lora)) as model, base.autocast():
+        head = model.get_output_embeddings().base_layer
+        assert type(head) is FrozenLinear
+        assert not torch.equal(head.weight, before)
+        assert torch.equal(head(values), functional.linear(values, head.weight))
+
+
 @needs_onednn
+@pytest.mark.skipif(torch.cuda.is_available(), reason="is done on a CPU")
 @pytest.mark.usefixtures("onednn")
 def test_a_models_tied_head_stays_tied(tiny: Callable[..., Path]) -> None:
     base = load_base(BaseSpec(str(tiny("gpt2")), "gpt2", dtype="fp32"))

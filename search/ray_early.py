@@ -34,10 +34,9 @@ _ALLOCATOR = {
 
 Large blocks go back at once: left to itself glibc keeps what logits and activations of unequal
 steps leave behind, hundreds of megabytes in a long trial. The heap is not cut after each step: the
-next one would pay for its pages again. Small blocks are not set aside when they
-are freed: the scraps that aligning a tensor leaves beside it would keep the free memory on both
-sides of them apart, and the next tensor of its size would fit nowhere. Measured in
-docs/performance.md.
+next one would pay for its pages again. Small blocks are not set aside when they are freed: the
+scraps that aligning a tensor leaves beside it would keep the free memory on both sides of them
+apart, and the next tensor of its size would fit nowhere. Measured in docs/performance.md.
 """
 SLOTS = "tune_lora_trials"
 """Ray resource of which there is one, shared by the trials that train at a time."""

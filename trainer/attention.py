@@ -18,6 +18,8 @@ from torch.nn import functional
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from .products import autocast_dtype
+
 LONGEST = 512
 """Tokens of a row, up to which products are used."""
 _RARE = ("position_bias", "softcap", "s_aux")
@@ -96,11 +98,7 @@ def _suits(query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None) ->
         return False
     if mask is not None and (mask.dtype is not torch.bool or mask.shape[1:-2] != (1,)):
         return False
-    return _dtype(query) is torch.bfloat16
-
-
-def _dtype(query: torch.Tensor) -> torch.dtype:
-    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else query.dtype
+    return autocast_dtype(query) is torch.bfloat16
 
 
 def _by_products(
@@ -112,7 +110,7 @@ def _by_products(
     dropout: float,
     causal: bool,
 ) -> torch.Tensor:
-    dtype = _dtype(query)
+    dtype = autocast_dtype(query)
     rows, heads, tokens, _ = query.shape
     groups = key.shape[1]
     if mask is None and causal:

@@ -18,7 +18,7 @@ from torch import nn
 from torch.autograd import Function
 
 from .nf4 import DequantizedLinear
-from .products import FrozenLinear, product
+from .products import FrozenLinear, autocast_dtype, product
 
 
 def fuse(model: nn.Module) -> None:
@@ -39,10 +39,7 @@ def fuse(model: nn.Module) -> None:
 
 
 def _forward(layer: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-    base, device = layer.base_layer, x.device.type
-    dtype = x.dtype
-    if torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)
+    base, dtype = layer.base_layer, autocast_dtype(x)
     if args or kwargs or not (_plain(layer) and _computes_in(base, dtype)):
         made: torch.Tensor = type(layer).forward(layer, x, *args, **kwargs)
         return made

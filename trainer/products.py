@@ -30,6 +30,12 @@ def prefers_onednn() -> bool:
         return False
 
 
+def autocast_dtype(values: torch.Tensor) -> torch.dtype:
+    """The dtype that a product with these is made in: autocast's where it is on, else theirs."""
+    device = values.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else values.dtype
+
+
 def by_onednn(values: torch.Tensor) -> bool:
     """Whether ``product`` gives these to oneDNN, of which autograd knows nothing."""
     if torch.compiler.is_compiling():
@@ -120,10 +126,7 @@ class FrozenLinear(nn.Linear):
         if self.weight.requires_grad or (self.bias is not None and self.bias.requires_grad):
             self._converted = None
             return super().forward(input)
-        device, dtype = input.device.type, input.dtype
-        if torch.is_autocast_enabled(device):
-            dtype = torch.get_autocast_dtype(device)
-        kept = self._converted
+        dtype, kept = autocast_dtype(input), self._converted
         weight = self.weight.to(dtype) if kept is None or kept.dtype is not dtype else kept
         bias = None if self.bias is None else self.bias.to(dtype)
         return frozen_linear(input.to(dtype), weight, bias)

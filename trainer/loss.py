@@ -24,6 +24,7 @@ from torch import nn
 from torch.nn import functional
 from transformers.loss.loss_utils import ForCausalLMLoss
 
+from .attention import Rows
 from .encode import IGNORE
 from .prefixes import Trie, trie
 
@@ -44,6 +45,8 @@ _BY_POSITION = {"falcon", "gpt2", "gpt_neox", "llama", "mistral", "phi3", "qwen2
 """Model types that tell documents in a row apart by the positions of their tokens."""
 _DROPOUT = ("attention_dropout", "attn_pdrop", "attn_dropout")
 """Fields of configs: dropout of attention's weights, which is in no module."""
+_BLOCK = 2**22
+"""Bytes up to which a worker's memory comes from its heap (``MALLOC_MMAP_THRESHOLD_``)."""
 _FLASH = ("flash_attention_2", "flash_attention_3")
 
 
@@ -83,10 +86,21 @@ def supervised_loss(model: Any, batch: Mapping[str, Any]) -> tuple[torch.Tensor,
     if gather.fused is not None:
         return gather.fused.to(device), count
     # Of a model that is spread over several GPUs, the last has the head.
-    loss = functional.cross_entropy(
-        logits.float(), targets.tokens.to(logits.device), reduction="sum"
-    )
-    return loss.to(device), count
+    return summed(logits, targets.tokens.to(logits.device)).to(device), count
+
+
+def summed(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """The negative log-likelihood of ``[positions]`` in ``[positions, vocabulary]``, summed."""
+    if logits.device.type == "cpu":
+        # Blocks that stay in the heap: larger ones come from the system, page by page, each time.
+        size = max(1, _BLOCK // (logits.shape[1] * torch.float32.itemsize))
+    else:
+        size = max(1, len(tokens))
+    losses = [
+        functional.cross_entropy(part.float(), of, reduction="sum")
+        for part, of in zip(torch.split(logits, size), torch.split(tokens, size), strict=True)
+    ]
+    return torch.stack(losses).sum()
 
 
 @dataclass(frozen=True)
@@ -105,11 +119,16 @@ class Targets:
     tokens: torch.Tensor
 
     @classmethod
-    def of(cls, labels: torch.Tensor) -> Targets:
-        """Those of ``[rows, tokens]``; no row's first token is predicted."""
-        following = functional.pad(labels[:, 1:], (0, 1), value=IGNORE).flatten()
-        positions = (following != IGNORE).nonzero().squeeze(1)
-        return cls(labels.shape, positions, following[positions])
+    def of(cls, following: torch.Tensor) -> Targets:
+        """Those of what each position is to predict, ``[rows, tokens]``."""
+        flat = following.flatten()
+        positions = (flat != IGNORE).nonzero().squeeze(1)
+        return cls(following.shape, positions, flat[positions])
+
+
+def _following(labels: torch.Tensor) -> torch.Tensor:
+    """What each position is to predict; no row's first token is predicted."""
+    return functional.pad(labels[:, 1:], (0, 1), value=IGNORE)
 
 
 def laid_out(
@@ -117,8 +136,10 @@ def laid_out(
 ) -> tuple[Mapping[str, torch.Tensor], Targets]:
     """The batch as one row without padding and repeats, where the model allows it and it pays.
 
-    Except to flash attention, tokens of other rows are work too, if masked: for a layer of width
-    ``h`` (12 h² weights) and ``t`` tokens in a row, 24 h² t operations and 4 h t² of attention.
+    What comes after the last position that predicts something is left out: no token before it sees
+    it. Except to flash attention, tokens of other rows are work too, if masked: for a layer of
+    width ``h`` (12 h² weights) and ``t`` tokens in a row, 24 h² t operations and 4 h t² of
+    attention.
 
     Args:
         model: a causal one.
@@ -128,13 +149,26 @@ def laid_out(
     Returns:
         Arguments of the model's forward, and what it is to predict.
     """
-    mask = batch["attention_mask"].bool()
-    rows, longest = mask.shape
-    as_is = {key: value for key, value in batch.items() if key != "labels"}
-    if rows == 1 or not _tells_apart(model):
-        return as_is, Targets.of(batch["labels"])
+    mask, following = batch["attention_mask"].bool(), _following(batch["labels"])
+    if not _noisy(model):
+        supervised = following != IGNORE
+        # In each row, whether there is something to predict here or further on.
+        needed = supervised.flip(1).cumsum(1).flip(1) > 0
+        # A model needs some token.
+        needed[:, 0] = True
+        mask = mask & needed
     lengths = mask.sum(1).tolist()
-    texts = [ids[:length] for ids, length in zip(batch["input_ids"].tolist(), lengths, strict=True)]
+    longest = max(lengths)
+    ids, mask, following = (
+        batch["input_ids"][:, :longest],
+        mask[:, :longest],
+        following[:, :longest],
+    )
+    as_is = {key: value[:, :longest] for key, value in batch.items() if key != "labels"}
+    rows = len(lengths)
+    if rows == 1 or not _tells_apart(model):
+        return as_is, Targets.of(following)
+    texts = [row[:length] for row, length in zip(ids.tolist(), lengths, strict=True)]
     total = sum(lengths)
     tree = trie(texts) if _shares(model, longest) else None
     shared = total if tree is None else len(tree.tokens)
@@ -142,38 +176,37 @@ def laid_out(
     flash = model.config._attn_implementation in _FLASH
     whole = (6 * width + longest) * rows * longest
     if tree is not None and shared < total and (6 * width + shared) * shared <= whole:
-        return _as_tree(model, batch, tree)
+        return _as_tree(model, tree, following)
     if total == mask.numel() or (not flash and (6 * width + total) * total > whole):
-        return as_is, Targets.of(batch["labels"])
-    labels = batch["labels"].clone()
-    # No row's first token is predicted, least of all from the row before.
-    labels[:, 0] = IGNORE
+        return as_is, Targets.of(following)
     positions = torch.arange(longest, device=mask.device).expand(rows, -1)
-    found = {"input_ids": batch["input_ids"], "position_ids": positions}
+    found = {"input_ids": ids, "position_ids": positions}
     inputs = {key: values[mask].unsqueeze(0) for key, values in found.items()}
-    return inputs, Targets.of(labels[mask].unsqueeze(0))
+    return inputs, Targets.of(following[mask].unsqueeze(0))
 
 
 def _as_tree(
-    model: Any, batch: Mapping[str, torch.Tensor], tree: Trie
+    model: Any, tree: Trie, following: torch.Tensor
 ) -> tuple[Mapping[str, torch.Tensor], Targets]:
-    device = batch["input_ids"].device
+    device = following.device
     sees: torch.Tensor = tree.sees()[None, None].to(device)
     if model.config._attn_implementation == "eager":
         # It adds the mask to its scores.
         lowest = torch.finfo(model.dtype).min
         sees = torch.zeros(sees.shape, dtype=model.dtype, device=device).masked_fill(~sees, lowest)
+    # Attention takes it from there; a model hands its mask on as it is.
+    sees.rows = Rows.of(tree.paths)  # type: ignore[attr-defined]
     inputs = {
         "input_ids": tree.tokens[None].to(device),
         "position_ids": tree.depths[None].to(device),
         "attention_mask": sees,
     }
     positions, tokens = [], []
-    for path, labels in zip(tree.paths, batch["labels"].cpu(), strict=True):
-        following = labels[1 : len(path)]
-        counts = following != IGNORE
-        positions.append(path[:-1][counts])
-        tokens.append(following[counts])
+    for path, row in zip(tree.paths, following.cpu(), strict=True):
+        wanted = row[: len(path)]
+        counts = wanted != IGNORE
+        positions.append(path[counts])
+        tokens.append(wanted[counts])
     targets = Targets(
         inputs["input_ids"].shape, torch.cat(positions).to(device), torch.cat(tokens).to(device)
     )
@@ -202,11 +235,14 @@ def _shares(model: Any, longest: int) -> bool:
 
 def _tells_apart(model: Any) -> bool:
     config = model.config
-    noisy = hasattr(model.get_input_embeddings(), "neftune_noise_alpha")
-    # NEFTune's noise goes by the length of a row.
     alibi = getattr(config, "alibi", False)
     known = config._attn_implementation in ("eager", "sdpa", *_FLASH)
-    return config.model_type in _BY_POSITION and known and not noisy and not alibi
+    return config.model_type in _BY_POSITION and known and not alibi and not _noisy(model)
+
+
+def _noisy(model: Any) -> bool:
+    """Whether there is NEFTune's noise, which goes by the length of a row."""
+    return hasattr(model.get_input_embeddings(), "neftune_noise_alpha")
 
 
 def row_losses(model: Any, batch: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -219,7 +255,7 @@ def row_losses(model: Any, batch: Mapping[str, Any]) -> tuple[torch.Tensor, torc
     Returns:
         Negative log-likelihoods in nats with a gradient, and row indices, ``[positions]`` each.
     """
-    targets = Targets.of(batch["labels"])
+    targets = Targets.of(_following(batch["labels"]))
     inputs = {key: value for key, value in batch.items() if key != "labels"}
     logits = _Gather(targets, None).logits(model, inputs)
     losses = functional.cross_entropy(logits.float(), targets.tokens, reduction="none")

@@ -17,12 +17,11 @@ from typing import Any
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from transformers.trainer_pt_utils import LabelSmoother
 
-from .loss import gathers
+from .loss import gathers, summed
 
 
 @dataclass(frozen=True)
@@ -227,12 +226,13 @@ def _loss(
 
     hook = head.register_forward_pre_hook(gather)
     try:
-        given = {key: value for key, value in inputs.items() if key != "labels"}
+        # A row's last token is predicted, and predicts nothing.
+        given = {key: value[:, :-1] for key, value in inputs.items() if key != "labels"}
         logits = model(**given, use_cache=False)["logits"].flatten(0, -2)
     finally:
         hook.remove()
     targets = torch.zeros(logits.shape[0], dtype=torch.long)
-    return functional.cross_entropy(logits.float(), targets, reduction="sum")
+    return summed(logits, targets)
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,21 @@
-"""Attention by products in bf16, against float64; and when it is left to PyTorch."""
+"""Attention by products, against float64; and when it is left to PyTorch."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from causal_models import causal_model
 from torch.nn import functional
+from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from tune_lora.trainer import attention
-from tune_lora.trainer.attention import LONGEST, attend, meant_for_gpu
+from tune_lora.trainer.attention import LONGEST, Rows, attend, meant_for_gpu
+from tune_lora.trainer.loss import _BY_POSITION, supervised_loss
+from tune_lora.trainer.prefixes import trie
 
 ROWS, TOKENS, WIDTH = 2, 12, 16
 CAUSAL = torch.ones(TOKENS, TOKENS, dtype=torch.bool).tril()[None, None]
@@ -45,12 +50,12 @@ def pulled(found: torch.Tensor, given: Inputs) -> list[torch.Tensor]:
 
 @pytest.fixture
 def by_products(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Counts the calls that products answered."""
+    """How many rows each call had that products answered."""
     calls: list[int] = []
     real = attention._by_products
 
     def count(*args: Any, **kwargs: Any) -> torch.Tensor:
-        calls.append(1)
+        calls.append(len(args[0]))
         return real(*args, **kwargs)
 
     monkeypatch.setattr(attention, "_by_products", count)
@@ -75,6 +80,58 @@ def test_it_is_as_near_to_float64_as_the_fused_kernel(
         assert ours.shape == right.shape
         error, other = (ours - right).norm() / right.norm(), (fused - right).norm() / right.norm()
         assert error < max(2 * other, 0.01)
+
+
+ALIKE = [[7, 8, *range(20, 26)], [7, 8, *range(30, 36)], [7, 8, 20, 40], [7], [50, 8, 9, 7]]
+
+
+@pytest.mark.parametrize(("heads", "groups"), [(4, 4), (6, 2)])
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-6), (torch.bfloat16, 0.01)])
+def test_rows_that_lie_in_a_tree_attend_one_by_one(
+    by_products: list[int], heads: int, groups: int, dtype: torch.dtype, bound: float
+) -> None:
+    tree = trie(ALIKE)
+    tokens = len(tree.tokens)
+    given = tuple(part[:1].detach() for part in inputs(heads, groups, tokens, dtype))
+    given = tuple(part.requires_grad_() for part in given)
+    mask = tree.sees()[None, None]
+    exact = tuple(part.detach().double().requires_grad_() for part in given)
+    layer = module(heads, groups)
+    expected = pulled(sdpa_attention_forward(layer, *exact, mask, scaling=0.2)[0], exact)
+    mask.rows = Rows.of(tree.paths)  # type: ignore[attr-defined]
+    found = pulled(attend(layer, *given, mask, scaling=0.2)[0], given)
+    assert by_products == [len(ALIKE)]
+    for ours, right in zip(found, expected, strict=True):
+        assert ours.shape == right.shape
+        assert (ours - right).norm() / right.norm() < bound
+
+
+@pytest.fixture
+def registered() -> Iterator[None]:
+    attention.register()
+    yield
+    AttentionInterface.register("sdpa", sdpa_attention_forward)
+
+
+@pytest.mark.usefixtures("registered")
+@pytest.mark.parametrize("kind", sorted(_BY_POSITION - {"falcon"}))
+def test_models_hand_their_mask_on(by_products: list[int], kind: str) -> None:
+    """That it is these rows' is lost with the mask, and all tokens are taken at once."""
+    model = causal_model(kind, "sdpa").eval()
+    ids = torch.tensor([[7, *range(20, 28)], [7, *range(30, 38)]])
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
+    supervised_loss(model, batch)
+    assert by_products == [2] * model.config.num_hidden_layers
+
+
+def test_long_rows_that_share_much_are_taken_at_once(by_products: list[int]) -> None:
+    """Two rows of 11 tokens have 242 pairs, their 12 in a tree 144."""
+    tree = trie([[*range(10), 10], [*range(10), 11]])
+    given = tuple(part[:1] for part in inputs(4, 4, len(tree.tokens), torch.float32))
+    mask = tree.sees()[None, None]
+    mask.rows = Rows.of(tree.paths)  # type: ignore[attr-defined]
+    attend(module(4, 4), *given, mask)
+    assert not by_products
 
 
 def test_a_row_of_padding_stays_finite(by_products: list[int]) -> None:
@@ -106,7 +163,7 @@ def test_dropout_leaves_out_weights() -> None:
     ("given", "options"),
     [
         (inputs(4, 4, dtype=torch.float32), {}),
-        (inputs(4, 4, LONGEST + 1), {}),
+        (inputs(4, 4, LONGEST[torch.bfloat16] + 1), {}),
         ((inputs(4, 4)[0][:, :, -1:], *inputs(4, 4)[1:]), {}),
         (inputs(4, 4), {"position_bias": torch.zeros(1, 4, TOKENS, TOKENS)}),
         (inputs(4, 4), {"attention_mask": torch.zeros(1, 1, TOKENS, TOKENS)}),

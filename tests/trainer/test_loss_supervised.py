@@ -186,7 +186,8 @@ def test_rows_go_through_without_padding(kind: str, attention: str) -> None:
     model = wearing(model.eval())
     seen = embedded(model)
     _assert_as_stock(model, _batch())
-    assert seen == [(1, 4 + 10 + 7 + 5), (4, 10)]
+    # Of a row only what predicts: not the last token, and of the third, all prompt, just one.
+    assert seen == [(1, 3 + 9 + 1 + 4), (4, 10)]
 
 
 def test_a_row_does_not_see_another(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,7 +206,7 @@ def test_models_that_count_otherwise_get_rows(architecture: str) -> None:
     model = wearing(tiny_model(architecture).eval())
     seen = embedded(model)
     supervised_loss(model, _batch())
-    assert seen == [(4, 10)]
+    assert seen == [(4, 9)]
 
 
 def test_alibi_gets_rows() -> None:
@@ -214,7 +215,7 @@ def test_alibi_gets_rows() -> None:
     model = FalconForCausalLM(FalconConfig(vocab_size=VOCABULARY, alibi=True, **sizes)).eval()
     seen = embedded(model)
     _assert_as_stock(model, _batch())
-    assert seen[0] == (4, 10)
+    assert seen[0] == (4, 9)
 
 
 def test_noise_that_goes_by_a_rows_length_gets_rows() -> None:
@@ -229,17 +230,38 @@ def test_noise_that_goes_by_a_rows_length_gets_rows() -> None:
 def test_long_rows_stay_apart_where_attention_would_cost_more(
     lengths: tuple[int, int], flat: bool
 ) -> None:
-    """With width 32, two rows of 600 padded are 2 x 600 x (192 + 600) = 950,400 units of work; in
-    one row they are 1100 x (192 + 1100) = 1,421,200, or 700 x (192 + 700) = 624,400."""
+    """With width 32, two rows of 600 padded are 2 x 599 x (192 + 599) = 947,618 units of work; in
+    one row they are 1098 x (192 + 1098) = 1,416,420, or 698 x (192 + 698) = 621,220."""
     mask = (torch.arange(600) < torch.tensor(lengths)[:, None]).long()
     ids = torch.ones_like(mask)
     ids[1] = 2  # so that they share no beginning
-    batch = {"input_ids": ids, "attention_mask": mask, "labels": ids}
+    labels = ids.masked_fill(mask == 0, -100)
+    batch = {"input_ids": ids, "attention_mask": mask, "labels": labels}
     found, _ = module.laid_out(tiny_model("llama"), batch)
-    assert found["input_ids"].shape == ((1, sum(lengths)) if flat else (2, 600))
+    assert found["input_ids"].shape == ((1, sum(lengths) - 2) if flat else (2, 599))
 
 
-def test_a_batch_without_padding_is_left_alone() -> None:
+def test_a_row_alone_ends_with_the_last_token_that_predicts() -> None:
     batch = {key: values[1:2] for key, values in _batch().items()}
-    found, _ = module.laid_out(tiny_model("llama"), batch)
-    assert found == {key: batch[key] for key in ("input_ids", "attention_mask")}
+    batch["labels"][0, 8:] = -100
+    found, targets = module.laid_out(tiny_model("llama"), batch)
+    assert found.keys() == {"input_ids", "attention_mask"}
+    for key, values in found.items():
+        assert torch.equal(values, batch[key][:, :7])
+    # The labels of a prompt of six tokens are masked.
+    assert targets.positions.tolist() == [5, 6]
+    assert torch.equal(targets.tokens, batch["input_ids"][0, 6:8])
+
+
+def test_a_loss_in_blocks_is_that_of_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = torch.Generator().manual_seed(1)
+    logits = torch.randn(7, 50, generator=draw, requires_grad=True)
+    tokens = torch.randint(50, (7,), generator=draw)
+    whole = functional.cross_entropy(logits, tokens, reduction="sum")
+    (expected,) = torch.autograd.grad(whole, logits)
+    for rows in (1, 3, 7, 8):
+        monkeypatch.setattr(module, "_BLOCK", rows * 50 * 4)
+        found = module.summed(logits, tokens)
+        torch.testing.assert_close(found, whole)
+        torch.testing.assert_close(torch.autograd.grad(found, logits)[0], expected)
+    assert float(module.summed(logits[:0], tokens[:0])) == 0.0

@@ -27,6 +27,11 @@ ALIKE: Rows = [
 ]
 
 
+def used(rows: Rows, prompt: int = 3) -> list[list[int]]:
+    """What of rows predicts: not their last token, and of a row that is all prompt just one."""
+    return [list(row[:-1] if len(row) > prompt else row[:1]) for row in rows]
+
+
 def nodes(rows: Rows) -> int:
     """How many different beginnings rows have."""
     return len({tuple(row[: end + 1]) for row in rows for end in range(len(row))})
@@ -76,22 +81,23 @@ def test_what_rows_share_goes_through_once_at_the_same_loss(
     assert ours.keys() == theirs.keys()
     for name, gradient in theirs.items():
         torch.testing.assert_close(ours[name], gradient, atol=1e-6, rtol=1e-5, msg=name)
-    assert seen == [(1, nodes(ALIKE)), (6, 9)]
-    assert nodes(ALIKE) == 7 + 1 + 6 + 3
+    assert seen == [(1, nodes(used(ALIKE, prompt))), (6, 9)]
+    # The first row's, the third's answer, and the last row's.
+    assert nodes(used(ALIKE)) == 6 + 5 + 1
 
 
 def test_a_row_alone_and_rows_that_share_nothing_go_as_before() -> None:
     model = tiny_model("llama").eval()
     alone, _ = laid_out(model, _batch(ALIKE[:1]))
-    assert alone["input_ids"].shape == (1, 7)
-    apart, _ = laid_out(model, _batch([[5, 6, 7], [6, 7]]))
-    assert apart["input_ids"].shape == (1, 5)
+    assert alone["input_ids"].shape == (1, 6)
+    apart, _ = laid_out(model, _batch([[5, 6, 7], [6, 7]], prompt=1))
+    assert apart["input_ids"].shape == (1, 3)
     assert "attention_mask" not in apart
 
 
 def test_dropout_keeps_rows_whole_in_training_and_not_in_evaluation() -> None:
     batch = _batch(ALIKE)
-    whole = (1, sum(map(len, ALIKE)))
+    whole = (1, sum(map(len, used(ALIKE))))
     for rate in ({"attention_dropout": 0.1}, {}):
         model = causal_model("llama")
         for name, value in rate.items():
@@ -100,11 +106,11 @@ def test_dropout_keeps_rows_whole_in_training_and_not_in_evaluation() -> None:
         adapter = LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"], **fields)
         model = get_peft_model(model, adapter)
         assert laid_out(model.train(), batch)[0]["input_ids"].shape == whole
-        assert laid_out(model.eval(), batch)[0]["input_ids"].shape == (1, nodes(ALIKE))
+        assert laid_out(model.eval(), batch)[0]["input_ids"].shape == (1, nodes(used(ALIKE)))
 
 
 def test_a_window_shorter_than_a_row_keeps_rows_whole() -> None:
     model = causal_model("mistral").eval()
-    for window, shape in ((9, (1, nodes(ALIKE))), (8, (1, sum(map(len, ALIKE))))):
+    for window, shape in ((8, (1, nodes(used(ALIKE)))), (7, (1, sum(map(len, used(ALIKE)))))):
         model.config.sliding_window = window
         assert laid_out(model, _batch(ALIKE))[0]["input_ids"].shape == shape

@@ -34,12 +34,13 @@ def adapted(architecture: str, *, meta: bool, **fields: Any) -> Any:
 
 
 def uneven(task: str, batch: Batch) -> dict[str, torch.Tensor]:
-    """A batch with numbers. Without its one token of padding, models leave their masks out."""
+    """A batch with numbers. Without padding, models leave their masks out."""
     ids = torch.randint(320, (batch.rows, batch.tokens))
     mask = torch.ones_like(ids)
-    mask[-1, -1] = 0
+    # The last column predicts nothing, and is not looked at.
+    mask[-1, -2:] = 0
     labels = ids.clone()
-    labels[:, : -batch.supervised] = labels[-1, -1] = IGNORE
+    labels[:, : -batch.supervised] = labels[-1, -2:] = IGNORE
     if task == "SEQ_CLS":
         labels = torch.zeros(batch.rows, dtype=torch.long)
     if task == "TOKEN_CLS":

@@ -43,8 +43,16 @@ _BARE_HEADS = {
 """Model types whose logits are what the head returns, with nothing done to them afterwards."""
 _BY_POSITION = {"falcon", "gpt2", "gpt_neox", "llama", "mistral", "phi3", "qwen2", "qwen3"}
 """Model types that tell documents in a row apart by the positions of their tokens."""
-_DROPOUT = ("attention_dropout", "attn_pdrop", "attn_dropout")
-"""Fields of configs: dropout of attention's weights, which is in no module."""
+_DROPOUT = (
+    "activation_dropout",
+    "attention_dropout",
+    "attn_dropout",
+    "attn_pdrop",
+    "dropout",
+    "hidden_dropout",
+    "layerdrop",
+)
+"""Fields of configs: dropout that is in no module."""
 _BLOCK = 2**22
 """Bytes up to which a worker's memory comes from its heap (``MALLOC_MMAP_THRESHOLD_``)."""
 _FLASH = ("flash_attention_2", "flash_attention_3")
@@ -136,10 +144,11 @@ def laid_out(
 ) -> tuple[Mapping[str, torch.Tensor], Targets]:
     """The batch as one row without padding and repeats, where the model allows it and it pays.
 
-    What comes after the last position that predicts something is left out: no token before it sees
-    it. Except to flash attention, tokens of other rows are work too, if masked: for a layer of
-    width ``h`` (12 h² weights) and ``t`` tokens in a row, 24 h² t operations and 4 h t² of
-    attention.
+    What comes after the last position that predicts something is left out, for no token before it
+    sees it; but not where that would change what dropout or noise is drawn.
+
+    Except to flash attention, tokens of other rows are work too, if masked: for a layer of width
+    ``h`` (12 h² weights) and ``t`` tokens in a row, 24 h² t operations and 4 h t² of attention.
 
     Args:
         model: a causal one.
@@ -150,7 +159,8 @@ def laid_out(
         Arguments of the model's forward, and what it is to predict.
     """
     mask, following = batch["attention_mask"].bool(), _following(batch["labels"])
-    if not _noisy(model):
+    drops = _drops(model)
+    if not (drops or _noisy(model)):
         supervised = following != IGNORE
         # In each row, whether there is something to predict here or further on.
         needed = supervised.flip(1).cumsum(1).flip(1) > 0
@@ -170,7 +180,7 @@ def laid_out(
         return as_is, Targets.of(following)
     texts = [row[:length] for row, length in zip(ids.tolist(), lengths, strict=True)]
     total = sum(lengths)
-    tree = trie(texts) if _shares(model, longest) else None
+    tree = trie(texts) if not drops and _shares(model, longest) else None
     shared = total if tree is None else len(tree.tokens)
     width = model.config.get_text_config().hidden_size
     flash = model.config._attn_implementation in _FLASH
@@ -217,18 +227,20 @@ def _shares(model: Any, longest: int) -> bool:
     """Whether rows of so many tokens may share their beginnings.
 
     Not with flash attention, which takes no mask; nor past a sliding window, which the mask would
-    not know; nor where dropout would give what is shared the same noise.
+    not know. (And not where dropout would give what is shared the same noise.)
     """
     config = model.config
     if config._attn_implementation not in ("eager", "sdpa"):
         return False
     window = getattr(config, "sliding_window", None)
-    if window is not None and longest > window:
-        return False
+    return window is None or longest <= window
+
+
+def _drops(model: Any) -> bool:
+    """Whether there is dropout in this pass."""
     if not model.training:
-        return True
-    rates = (getattr(config, name, 0.0) or 0.0 for name in _DROPOUT)
-    return not any(rates) and not any(
+        return False
+    return any(getattr(model.config, name, 0.0) for name in _DROPOUT) or any(
         isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules()
     )
 

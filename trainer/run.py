@@ -333,6 +333,7 @@ class TrialTrainer(Trainer):  # type: ignore[misc]
         # Smoothed labels need the logits whole, and a hook on the head would be compiled in.
         stock = self.label_smoother is not None or self.args.torch_compile
         self._gathers = gathers(self.model, base.spec.task) and not stock
+        self._operations: float | None = None
         self._ratio: float | None = recorder.result.config["train"].get("loraplus_lr_ratio")
 
     def create_optimizer(self, model: Any = None) -> Any:
@@ -356,6 +357,13 @@ class TrialTrainer(Trainer):  # type: ignore[misc]
         total, count = supervised_loss(model, inputs)
         items = count if num_items_in_batch is None else num_items_in_batch
         return total / torch.as_tensor(items, device=total.device).clamp(min=1)
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """The Trainer's, which at each step would count the model's weights anew."""
+        tokens = int(inputs[self.model.main_input_name].numel())
+        if self._operations is None:
+            self._operations = super().floating_point_ops(inputs) / max(1, tokens)
+        return round(self._operations * tokens)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         sampler = super()._get_train_sampler(train_dataset)

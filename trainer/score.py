@@ -7,7 +7,7 @@ whose exponential is the perplexity, and a rescore with any batch size gives the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -70,7 +70,8 @@ def score(
         rows: tokenized rows.
         collate: from ``collator``.
         task: peft's task type.
-        batch_size: rows a forward pass; has no bearing on the result beyond rounding.
+        batch_size: rows a forward pass, where they are the longest; of shorter ones there are more.
+            It has no bearing on the result beyond rounding.
         autocast: a context to run in.
 
     Returns:
@@ -118,7 +119,22 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
 
 
 def _batches(rows: Dataset, size: int) -> Iterator[list[dict[str, Any]]]:
-    """Rows of like length together: less padding, less time, the same sum."""
-    order = sorted(range(len(rows)), key=lambda index: -len(rows[index]["input_ids"]))
-    for start in range(0, len(order), size):
-        yield [rows[index] for index in order[start : start + size]]
+    """Rows of like length together: less padding, less time, the same sum.
+
+    Of the longest there are ``size`` in a batch, and of shorter ones as many more as have, padded,
+    no more tokens than those.
+    """
+    lengths = [_length(row) for row in rows]
+    order = sorted(range(len(rows)), key=lambda index: -lengths[index])
+    start = 0
+    while start < len(order):
+        longest = lengths[order[start]]
+        count = size * lengths[order[0]] // max(1, longest)
+        yield [rows[index] for index in order[start : start + count]]
+        start += count
+
+
+def _length(row: Mapping[str, Any]) -> int:
+    """Tokens, of the answer where an encoder-decoder's is the longer."""
+    labels = row["labels"]
+    return max(len(row["input_ids"]), len(labels) if isinstance(labels, Sequence) else 0)

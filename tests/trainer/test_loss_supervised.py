@@ -182,8 +182,7 @@ def test_ligers_loss_is_the_stock_one() -> None:
 def test_rows_go_through_without_padding(kind: str, attention: str) -> None:
     """A window of three tokens, where a model has one, is counted in each document."""
     windows = {"sliding_window": 3} if kind in ("mistral", "phi3") else {}
-    model = causal_model(kind, attention, **windows)
-    model = wearing(model.eval())
+    model = wearing(causal_model(kind, attention, **windows)).eval()
     seen = embedded(model)
     _assert_as_stock(model, _batch())
     # Of a row only what predicts: not the last token, and of the third, all prompt, just one.
@@ -203,7 +202,7 @@ def test_a_row_does_not_see_another(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("architecture", ["bloom", "opt"])
 def test_models_that_count_otherwise_get_rows(architecture: str) -> None:
-    model = wearing(tiny_model(architecture).eval())
+    model = wearing(tiny_model(architecture)).eval()
     seen = embedded(model)
     supervised_loss(model, _batch())
     assert seen == [(4, 9)]

@@ -96,8 +96,9 @@ def test_a_row_alone_and_rows_that_share_nothing_go_as_before() -> None:
 
 
 def test_dropout_keeps_rows_whole_in_training_and_not_in_evaluation() -> None:
+    """Whole, with their last tokens: what is dropped is drawn for as many as ever."""
     batch = _batch(ALIKE)
-    whole = (1, sum(map(len, used(ALIKE))))
+    whole = (1, sum(map(len, ALIKE)))
     for rate in ({"attention_dropout": 0.1}, {}):
         model = causal_model("llama")
         for name, value in rate.items():

@@ -125,6 +125,45 @@ def test_the_batch_size_has_no_bearing(architecture: str) -> None:
         assert loss == pytest.approx(found[0][0], abs=1e-6)
 
 
+def _row(tokens: int, answer: int | None = None) -> dict[str, Any]:
+    return {"input_ids": [7] * tokens, "labels": [8] * (tokens if answer is None else answer)}
+
+
+@pytest.mark.parametrize(
+    ("task", "rows", "batches"),
+    [
+        # Twice twelve tokens, and no more in any other batch: 3 x 8, 6 x 4, and what is left.
+        ("CAUSAL_LM", [_row(n) for n in (4, 12, 4, 8, 4, 12, 4, 8, 4, 8, 4, 2)], [2, 3, 6, 1]),
+        ("CAUSAL_LM", [_row(5) for _ in range(5)], [2, 2, 1]),
+        # Where the answer is the longer, the decoder goes through that many.
+        ("SEQ_2_SEQ_LM", [_row(2, 12), _row(3, 6), _row(6, 1), _row(6, 6)], [1, 2, 1]),
+    ],
+)
+def test_of_shorter_rows_there_are_more_in_a_batch(
+    task: str, rows: list[dict[str, Any]], batches: list[int]
+) -> None:
+    seen: list[int] = []
+    collate = collator(tiny_tokenizer(), task)
+
+    def counted(given: list[dict[str, Any]]) -> Any:
+        seen.append(len(given))
+        return collate(given)
+
+    model = tiny_model("t5" if task == "SEQ_2_SEQ_LM" else "llama")
+    size = batches[0]
+    _, count = score(
+        model,
+        Dataset.from_list(rows),
+        counted,
+        task,
+        batch_size=size,
+        autocast=contextlib.nullcontext(),
+    )
+    assert seen == batches
+    first = task == "CAUSAL_LM"
+    assert count == sum(len(row["labels"]) - first for row in rows)
+
+
 @pytest.mark.parametrize("architecture", ["t5", "bert"])
 def test_other_tasks_by_hand(architecture: str) -> None:
     task, model = TASKS[architecture], tiny_model(architecture).eval()

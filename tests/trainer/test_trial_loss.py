@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_models import TASKS
 from tiny_trials import Outcome, make_config
+from transformers import Trainer
 from tune_lora.trainer import run, score
 from tune_lora.trainer.base import BaseModel, BaseSpec, load_base
 from tune_lora.trainer.data import TokenizedData
@@ -115,3 +117,26 @@ def test_a_batch_without_labels_does_not_end_the_trial(
     assert outcome.result.state is TrialState.COMPLETE
     assert [row["loss"] for row in outcome.rows("grad_norm")] == [0.0, 0.0]
     assert outcome.losses[0] == outcome.losses[1]
+
+
+@pytest.mark.parametrize("architecture", ["llama", "t5"])
+def test_operations_are_counted_as_the_trainer_counts_them(
+    trial: Callable[..., Outcome],
+    new_base: Callable[..., BaseModel],
+    tokenized: Callable[..., TokenizedData],
+    monkeypatch: pytest.MonkeyPatch,
+    architecture: str,
+) -> None:
+    counts: list[tuple[int, int]] = []
+    ours = run.TrialTrainer.floating_point_ops
+
+    def both_ways(self: Any, inputs: Any) -> int:
+        counts.append((ours(self, inputs), Trainer.floating_point_ops(self, inputs)))
+        return counts[-1][0]
+
+    monkeypatch.setattr(run.TrialTrainer, "floating_point_ops", both_ways)
+    config = make_config(task=TASKS[architecture])
+    outcome = trial(config, base=new_base(architecture), data=tokenized(architecture))
+    assert outcome.result.state is TrialState.COMPLETE, outcome.result.error
+    assert len(counts) == config.max_steps
+    assert all(found == theirs > 0 for found, theirs in counts)

@@ -37,8 +37,11 @@ STEPS, BATCH = 8, 4
 SHARED, PADDED = (losses, "_shares"), (losses, "_tells_apart")
 """Whether rows may share beginnings, and whether they may do without padding."""
 FUSED = (adapter, "fuse")
-LIBRARY, KERNEL = (products, "prefers_onednn"), (attention, "_suits")
-"""Whether oneDNN does products in fp32, and whether short rows' attention is done by products."""
+LIBRARY = (products, "prefers_onednn")
+"""Whether oneDNN does products in fp32."""
+TAILS = (losses, "_may_end_early")
+ROWWISE, KERNEL = (attention, "_shorter"), (attention, "_suits")
+"""Whether attention is done row by row, and whether short rows' is done by products at all."""
 Lever = tuple[Any, str]
 Batch = dict[str, torch.Tensor]
 Step = Callable[[Any, Batch], torch.Tensor]
@@ -144,17 +147,19 @@ def main() -> None:
                 stack.enter_context(without(lever))
             return seconds(bases[kind], trial, step, batches)
 
-    none = (PADDED, FUSED, LIBRARY, KERNEL)
+    none = (PADDED, TAILS, FUSED, LIBRARY, ROWWISE, KERNEL)
     variants: dict[str, Callable[[], float]] = {
         "all of them": lambda: measured("dequantized", ours, mixed),
         "shared beginnings in each row": lambda: measured("dequantized", ours, mixed, SHARED),
         "padded to the longest row": lambda: measured("dequantized", ours, mixed, PADDED),
         "the same, rows of like length": lambda: measured("dequantized", ours, grouped, PADDED),
+        "with what predicts nothing": lambda: measured("dequantized", ours, mixed, TAILS),
         "logits of every position": lambda: measured("dequantized", everywhere, mixed),
         "NF4 dequantized at each use": lambda: measured("bitsandbytes", ours, mixed),
         "adapters left to peft": lambda: measured("dequantized", ours, mixed, FUSED),
         "products left to MKL": lambda: measured("dequantized", ours, mixed, LIBRARY),
-        "attention left to PyTorch": lambda: measured("dequantized", ours, mixed, KERNEL),
+        "attention of all tokens at once": lambda: measured("dequantized", ours, mixed, ROWWISE),
+        "attention left to PyTorch": lambda: measured("dequantized", ours, mixed, ROWWISE, KERNEL),
         "none of them": lambda: measured("bitsandbytes", everywhere, mixed, *none),
         "none, padded to max_length 256": lambda: measured(
             "bitsandbytes", everywhere, fixed, *none

@@ -160,7 +160,7 @@ def laid_out(
     """
     mask, following = batch["attention_mask"].bool(), _following(batch["labels"])
     drops = _drops(model)
-    if not (drops or _noisy(model)):
+    if not drops and _may_end_early(model):
         supervised = following != IGNORE
         # In each row, whether there is something to predict here or further on.
         needed = supervised.flip(1).cumsum(1).flip(1) > 0
@@ -250,6 +250,11 @@ def _tells_apart(model: Any) -> bool:
     alibi = getattr(config, "alibi", False)
     known = config._attn_implementation in ("eager", "sdpa", *_FLASH)
     return config.model_type in _BY_POSITION and known and not alibi and not _noisy(model)
+
+
+def _may_end_early(model: Any) -> bool:
+    """Whether rows may go without the tokens that predict nothing."""
+    return not _noisy(model)
 
 
 def _noisy(model: Any) -> bool:

@@ -15,6 +15,8 @@ from tune_lora.trainer.result import TrialResult, TrialState
 HERE = Path(__file__).parent
 PLENTY, TIGHT, LATE, NOTHING = LIMITS = ("0", "400", "late-400", "40")
 """In MiB. One row of 128 tokens has 31 MiB of logits, and a step holds them several times over."""
+ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": str(2**20)}
+"""What one trial has freed goes back: in the heap the next would have it beyond its limit."""
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +26,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TrialResult]:
     command = [sys.executable, str(HERE / "starved.py"), wide_model(out), long_rows(out), str(out)]
     done = subprocess.run(
         [*command, *LIMITS],
-        env={**os.environ, "PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1"},
+        env={**os.environ, **ENVIRONMENT, "PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=200,

@@ -16,6 +16,17 @@ def test_collecting_goes_on_afterwards() -> None:
     assert gc.isenabled()
 
 
+def test_what_is_imported_is_not_looked_through_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What later blocks find may be garbage one day: only the first sets aside what there is."""
+    frozen: list[int] = []
+    monkeypatch.setattr(gc, "get_freeze_count", lambda: len(frozen))
+    monkeypatch.setattr(gc, "freeze", lambda: frozen.append(1))
+    for _ in range(2):
+        with importing():
+            pass
+        assert len(frozen) == 1
+
+
 def test_an_import_that_fails_changes_nothing() -> None:
     with pytest.raises(ModuleNotFoundError), importing():
         raise ModuleNotFoundError

@@ -19,8 +19,8 @@ def importing() -> Iterator[None]:
     gc.disable()
     try:
         yield
-    finally:
         if not gc.get_freeze_count():
             gc.freeze()
+    finally:
         if collecting:
             gc.enable()

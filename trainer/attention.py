@@ -131,9 +131,14 @@ def attend(
     return found, None
 
 
+def on_cpu(values: torch.Tensor) -> bool:
+    """Whether a pass is on the CPU, and does not stand for one on a GPU."""
+    return values.device.type == "cpu" and not _meant_for_gpu.get()
+
+
 def _ours(query: torch.Tensor) -> bool:
-    gpu = query.device.type != "cpu" or _meant_for_gpu.get()
-    return not (gpu or torch.compiler.is_compiling()) and autocast_dtype(query) in LONGEST
+    usual = on_cpu(query) and not torch.compiler.is_compiling()
+    return usual and autocast_dtype(query) in LONGEST
 
 
 def _shorter(rows: Rows, query: torch.Tensor) -> bool:

@@ -24,7 +24,7 @@ from torch import nn
 from torch.nn import functional
 from transformers.loss.loss_utils import ForCausalLMLoss
 
-from .attention import Rows
+from .attention import Rows, on_cpu
 from .encode import IGNORE
 from .prefixes import Trie, trie
 
@@ -46,15 +46,19 @@ _BY_POSITION = {"falcon", "gpt2", "gpt_neox", "llama", "mistral", "phi3", "qwen2
 _DROPOUT = (
     "activation_dropout",
     "attention_dropout",
+    "attention_probs_dropout_prob",
     "attn_dropout",
     "attn_pdrop",
     "dropout",
     "hidden_dropout",
+    "hidden_dropout_prob",
     "layerdrop",
 )
 """Fields of configs: dropout that is in no module."""
-_BLOCK = 2**22
+_BLOCK = 2**22 - 2**16
 """Bytes up to which a worker's memory comes from its heap (``MALLOC_MMAP_THRESHOLD_``)."""
+_BY_LENGTH = ("dynamic", "longrope")
+"""Kinds of rotary positions whose frequencies go by the last position of a row."""
 _FLASH = ("flash_attention_2", "flash_attention_3")
 
 
@@ -99,7 +103,7 @@ def supervised_loss(model: Any, batch: Mapping[str, Any]) -> tuple[torch.Tensor,
 
 def summed(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
     """The negative log-likelihood of ``[positions]`` in ``[positions, vocabulary]``, summed."""
-    if logits.device.type == "cpu":
+    if on_cpu(logits):
         # Blocks that stay in the heap: larger ones come from the system, page by page, each time.
         size = max(1, _BLOCK // (logits.shape[1] * torch.float32.itemsize))
     else:
@@ -145,7 +149,8 @@ def laid_out(
     """The batch as one row without padding and repeats, where the model allows it and it pays.
 
     What comes after the last position that predicts something is left out, for no token before it
-    sees it; but not where that would change what dropout or noise is drawn.
+    sees it; but not where that would change what dropout or noise is drawn. Where rows stay beside
+    each other, it is what comes after the last such position of all.
 
     Except to flash attention, tokens of other rows are work too, if masked: for a layer of width
     ``h`` (12 h² weights) and ``t`` tokens in a row, 24 h² t operations and 4 h t² of attention.
@@ -254,7 +259,9 @@ def _tells_apart(model: Any) -> bool:
 
 def _may_end_early(model: Any) -> bool:
     """Whether rows may go without the tokens that predict nothing."""
-    return not _noisy(model)
+    # A field of kinds, or of such fields by the kind of layer.
+    rotary = str(getattr(model.config, "rope_parameters", None))
+    return not (_noisy(model) or any(kind in rotary for kind in _BY_LENGTH))
 
 
 def _noisy(model: Any) -> bool:
@@ -291,6 +298,7 @@ class _Gather:
     def __init__(self, targets: Targets, model_type: str | None) -> None:
         self.targets, self._model_type = targets, model_type
         self.fused: torch.Tensor | None = None
+        self._gathered = False
 
     def logits(self, model: Any, inputs: Mapping[str, Any]) -> torch.Tensor:
         """The logits of supervised positions, ``[positions, vocabulary]``."""
@@ -299,12 +307,14 @@ class _Gather:
             outputs = model(**inputs, use_cache=False)
         finally:
             hook.remove()
-        return self.picked(outputs["logits"] if isinstance(outputs, dict) else outputs[0])
+        logits = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
+        return logits.flatten(0, -2) if self._gathered else self._picked(logits)
 
     def __call__(self, head: nn.Module, args: tuple[torch.Tensor, ...]) -> Any:
         if not args or args[0].shape[:-1] != self.targets.shape:
             return None
-        hidden = self.picked(args[0])
+        self._gathered = True
+        hidden = self._picked(args[0])
         loss = _fused_loss(head, hidden, self._model_type)
         if loss is not None:
             tokens = self.targets.tokens.to(hidden.device)
@@ -312,12 +322,9 @@ class _Gather:
             hidden = hidden[:0]
         return (hidden.unsqueeze(0), *args[1:])
 
-    def picked(self, values: torch.Tensor) -> torch.Tensor:
-        """``[positions, width]`` of ``[rows, tokens, width]``, or of what is picked already."""
-        flat = values.flatten(0, -2)
-        if values.shape[:-1] != self.targets.shape:
-            return flat
-        return flat.index_select(0, self.targets.positions.to(flat.device))
+    def _picked(self, values: torch.Tensor) -> torch.Tensor:
+        """``[positions, width]`` of ``[rows, tokens, width]``."""
+        return values.flatten(0, -2).index_select(0, self.targets.positions.to(values.device))
 
 
 def _fused_loss(head: nn.Module, hidden: torch.Tensor, model_type: str | None) -> Any:

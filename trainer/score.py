@@ -121,20 +121,32 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
 def _batches(rows: Dataset, size: int) -> Iterator[list[dict[str, Any]]]:
     """Rows of like length together: less padding, less time, the same sum.
 
-    Of the longest there are ``size`` in a batch, and of shorter ones as many more as have, padded,
-    no more tokens than those.
+    Of the longest there are ``size`` in a batch, and of shorter ones as many more as have no more
+    tokens than those, padded, nor more labels than as many rows with the most.
     """
-    lengths = [_length(row) for row in rows]
-    order = sorted(range(len(rows)), key=lambda index: -lengths[index])
-    start = 0
-    while start < len(order):
-        longest = lengths[order[start]]
-        count = size * lengths[order[0]] // max(1, longest)
-        yield [rows[index] for index in order[start : start + count]]
-        start += count
+    sizes = [_size(row) for row in rows]
+    bounds = [size * max(of) for of in zip(*sizes, strict=True)]
+    batch: list[dict[str, Any]] = []
+    widest = (0, 0)
+    for index in sorted(range(len(rows)), key=lambda index: sizes[index], reverse=True):
+        wider = _wider(widest, sizes[index])
+        if batch and any(
+            (len(batch) + 1) * width > bound for width, bound in zip(wider, bounds, strict=True)
+        ):
+            yield batch
+            batch, wider = [], sizes[index]
+        batch.append(rows[index])
+        widest = wider
+    if batch:
+        yield batch
 
 
-def _length(row: Mapping[str, Any]) -> int:
-    """Tokens, of the answer where an encoder-decoder's is the longer."""
+def _size(row: Mapping[str, Any]) -> tuple[int, int]:
+    """Tokens, and those that have a label."""
     labels = row["labels"]
-    return max(len(row["input_ids"]), len(labels) if isinstance(labels, Sequence) else 0)
+    labelled = sum(label != IGNORE for label in labels) if isinstance(labels, Sequence) else 1
+    return len(row["input_ids"]), labelled
+
+
+def _wider(one: tuple[int, int], other: tuple[int, int]) -> tuple[int, int]:
+    return max(one[0], other[0]), max(one[1], other[1])

@@ -232,7 +232,8 @@ def _loss(
     finally:
         hook.remove()
     targets = torch.zeros(logits.shape[0], dtype=torch.long)
-    return summed(logits, targets)
+    # Where there is autocast, accelerate converts a model's outputs.
+    return summed(logits.float(), targets)
 
 
 @dataclass(frozen=True)

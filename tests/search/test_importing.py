@@ -21,6 +21,9 @@ def test_what_is_imported_is_not_looked_through_again(monkeypatch: pytest.Monkey
     frozen: list[int] = []
     monkeypatch.setattr(gc, "get_freeze_count", lambda: len(frozen))
     monkeypatch.setattr(gc, "freeze", lambda: frozen.append(1))
+    with pytest.raises(ModuleNotFoundError), importing():
+        raise ModuleNotFoundError
+    assert not frozen
     for _ in range(2):
         with importing():
             pass

@@ -108,9 +108,10 @@ def test_rows_that_lie_in_a_tree_attend_one_by_one(
 
 @pytest.fixture
 def registered() -> Iterator[None]:
+    before = AttentionInterface()["sdpa"]
     attention.register()
     yield
-    AttentionInterface.register("sdpa", sdpa_attention_forward)
+    AttentionInterface.register("sdpa", before)
 
 
 @pytest.mark.usefixtures("registered")

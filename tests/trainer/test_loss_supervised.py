@@ -226,6 +226,13 @@ def test_noise_that_goes_by_a_rows_length_gets_rows() -> None:
 
 
 @pytest.mark.parametrize(("lengths", "flat"), [((600, 500), False), ((600, 100), True)])
+def test_rotary_positions_that_go_by_a_rows_length_keep_it() -> None:
+    model = tiny_model("llama")
+    model.config.rope_parameters = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
+    found, _ = module.laid_out(model, _batch())
+    assert found["input_ids"].shape == (1, 4 + 10 + 7 + 5)
+
+
 def test_long_rows_stay_apart_where_attention_would_cost_more(
     lengths: tuple[int, int], flat: bool
 ) -> None:

@@ -86,6 +86,15 @@ def test_what_rows_share_goes_through_once_at_the_same_loss(
     assert nodes(used(ALIKE)) == 6 + 5 + 1
 
 
+def test_as_many_predictions_as_tokens() -> None:
+    """Two rows of three tokens that share two, in a tree of four: each predicts two."""
+    model, batch = tiny_model("llama").eval(), _batch([[5, 6, 7, 8], [5, 6, 9, 10]], prompt=2)
+    found, count = supervised_loss(model, batch)
+    inputs, targets = laid_out(model, batch)
+    assert inputs["input_ids"].numel() == len(targets.positions) == count == 4
+    assert found.item() / count == pytest.approx(model(**batch).loss.item(), rel=1e-6)
+
+
 def test_a_row_alone_and_rows_that_share_nothing_go_as_before() -> None:
     model = tiny_model("llama").eval()
     alone, _ = laid_out(model, _batch(ALIKE[:1]))

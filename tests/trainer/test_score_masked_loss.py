@@ -129,14 +129,22 @@ def _row(tokens: int, answer: int | None = None) -> dict[str, Any]:
     return {"input_ids": [7] * tokens, "labels": [8] * (tokens if answer is None else answer)}
 
 
+def _asked(tokens: int, answer: int) -> dict[str, Any]:
+    """A row of which only the last tokens have labels."""
+    return {"input_ids": [7] * tokens, "labels": [-100] * (tokens - answer) + [8] * answer}
+
+
 @pytest.mark.parametrize(
     ("task", "rows", "batches"),
     [
         # Twice twelve tokens, and no more in any other batch: 3 x 8, 6 x 4, and what is left.
         ("CAUSAL_LM", [_row(n) for n in (4, 12, 4, 8, 4, 12, 4, 8, 4, 8, 4, 2)], [2, 3, 6, 1]),
         ("CAUSAL_LM", [_row(5) for _ in range(5)], [2, 2, 1]),
-        # Where the answer is the longer, the decoder goes through that many.
-        ("SEQ_2_SEQ_LM", [_row(2, 12), _row(3, 6), _row(6, 1), _row(6, 6)], [1, 2, 1]),
+        # Logits are as many as labels, which a row of few tokens may have more of.
+        ("CAUSAL_LM", [_asked(12, 3), *(_asked(4, 3) for _ in range(5))], [2, 2, 2]),
+        ("CAUSAL_LM", [_asked(12, 6), *(_asked(4, 3) for _ in range(5))], [2, 4]),
+        # The longest source has the shortest answer.
+        ("SEQ_2_SEQ_LM", [_row(12, 2), *(_row(2, 6) for _ in range(3))], [2, 2]),
     ],
 )
 def test_of_shorter_rows_there_are_more_in_a_batch(
@@ -160,8 +168,8 @@ def test_of_shorter_rows_there_are_more_in_a_batch(
         autocast=contextlib.nullcontext(),
     )
     assert seen == batches
-    first = task == "CAUSAL_LM"
-    assert count == sum(len(row["labels"]) - first for row in rows)
+    skipped = 1 if task == "CAUSAL_LM" else 0
+    assert count == sum(sum(x != -100 for x in row["labels"][skipped:]) for row in rows)
 
 
 @pytest.mark.parametrize("architecture", ["t5", "bert"])

@@ -225,7 +225,6 @@ def test_noise_that_goes_by_a_rows_length_gets_rows() -> None:
     assert seen == [(4, 10)]
 
 
-@pytest.mark.parametrize(("lengths", "flat"), [((600, 500), False), ((600, 100), True)])
 def test_rotary_positions_that_go_by_a_rows_length_keep_it() -> None:
     model = tiny_model("llama")
     model.config.rope_parameters = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
@@ -233,6 +232,7 @@ def test_rotary_positions_that_go_by_a_rows_length_keep_it() -> None:
     assert found["input_ids"].shape == (1, 4 + 10 + 7 + 5)
 
 
+@pytest.mark.parametrize(("lengths", "flat"), [((600, 500), False), ((600, 100), True)])
 def test_long_rows_stay_apart_where_attention_would_cost_more(
     lengths: tuple[int, int], flat: bool
 ) -> None:

@@ -165,7 +165,8 @@ def laid_out(
     """
     mask, following = batch["attention_mask"].bool(), _following(batch["labels"])
     drops = _drops(model)
-    if not drops and _may_end_early(model):
+    cut = not drops and _may_end_early(model)
+    if cut:
         supervised = following != IGNORE
         # In each row, whether there is something to predict here or further on.
         needed = supervised.flip(1).cumsum(1).flip(1) > 0
@@ -173,7 +174,7 @@ def laid_out(
         needed[:, 0] = True
         mask = mask & needed
     lengths = mask.sum(1).tolist()
-    longest = max(lengths)
+    longest = max(lengths) if cut else mask.shape[1]
     ids, mask, following = (
         batch["input_ids"][:, :longest],
         mask[:, :longest],

@@ -232,6 +232,18 @@ def test_rotary_positions_that_go_by_a_rows_length_keep_it() -> None:
     assert found["input_ids"].shape == (1, 4 + 10 + 7 + 5)
 
 
+def test_noise_sees_a_batch_as_it_is() -> None:
+    """It goes by the length of a row with its padding, however much that is."""
+    model, batch = tiny_model("llama"), _batch()
+    model.get_input_embeddings().neftune_noise_alpha = 5.0
+    wide = {
+        key: functional.pad(values, (0, 3), value=-100 if key == "labels" else 0)
+        for key, values in batch.items()
+    }
+    found, targets = module.laid_out(model, wide)
+    assert found["input_ids"].shape == targets.shape == (4, 13)
+
+
 @pytest.mark.parametrize(("lengths", "flat"), [((600, 500), False), ((600, 100), True)])
 def test_long_rows_stay_apart_where_attention_would_cost_more(
     lengths: tuple[int, int], flat: bool

@@ -17,7 +17,7 @@ from .config import TrialConfig
 from .errors import TrialError
 from .folder import TrialFolder, read_json, recover_folder, replace_folder, write_json
 from .fused import fuse
-from .products import FrozenLinear
+from .products import renew_linears
 from .targets import resolve_targets
 
 if TYPE_CHECKING:
@@ -66,9 +66,7 @@ def attached(base: BaseModel, config: TrialConfig) -> Iterator[PeftModel]:
         base.spoiled = True
         raise
     if rewrites_base(config.lora.get("init_lora_weights", True)):
-        for module in model.modules():
-            if isinstance(module, FrozenLinear):
-                module.renew()
+        renew_linears(model)
     fuse(model)
     try:
         yield model

@@ -210,8 +210,9 @@ def _as_tree(
         # It adds the mask to its scores.
         lowest = torch.finfo(model.dtype).min
         sees = torch.zeros(sees.shape, dtype=model.dtype, device=device).masked_fill(~sees, lowest)
-    # Attention takes it from there; a model hands its mask on as it is.
-    sees.rows = Rows.of(tree.paths)  # type: ignore[attr-defined]
+    if on_cpu(sees):
+        # Attention takes it from there; a model hands its mask on as it is.
+        sees.rows = Rows.of(tree.paths)  # type: ignore[attr-defined]
     inputs = {
         "input_ids": tree.tokens[None].to(device),
         "position_ids": tree.depths[None].to(device),

@@ -144,3 +144,10 @@ def freeze_linears(model: nn.Module, dtype: torch.dtype) -> None:
     for name, module in list(model.named_modules()):
         if type(module) is nn.Linear and module.weight.dtype is torch.float32:
             model.set_submodule(name, FrozenLinear(module, dtype))
+
+
+def renew_linears(model: nn.Module) -> None:
+    """Convert the weights of its ``FrozenLinear`` layers anew, after others wrote into them."""
+    for module in model.modules():
+        if isinstance(module, FrozenLinear):
+            module.renew()
